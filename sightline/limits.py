@@ -1,0 +1,26 @@
+"""What a caller may send. The protos document the same numbers; a test holds the two together."""
+
+from __future__ import annotations
+
+MAX_TEXTS_PER_CALL = 256
+MAX_PICTURES_PER_CALL = 64
+MAX_DELETES_PER_CALL = 256
+MAX_TEXT_CHARS = 4096
+MAX_PICTURE_BYTES = 8 * 1024 * 1024
+MAX_PICTURE_PIXELS = 40_000_000
+MAX_SEARCH_K = 100
+MAX_PAGE_SIZE = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_CONDITIONS = 16
+MAX_CONDITION_VALUES = 256
+MAX_IMAGE_ID_CHARS = 256
+MAX_METADATA_PAIRS = 32
+MAX_METADATA_CHARS = 256
+MAX_DIALOGUE_TURNS = 64
+MAX_REPLY_IMAGES = 8
+DEFAULT_REPLY_IMAGES = 3
+MAX_NEW_TOKENS = 256
+DEFAULT_NEW_TOKENS = 32
+MAX_BEAMS = 8
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest request or reply on the wire: some eight pictures of the largest size in one call."""
