@@ -43,3 +43,50 @@ types: $(STAMP) ## Check types with mypy, strictly.
 .PHONY: check
 check: lint types ## Lint, types and the fast tests.
 	@$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
+
+PYTEST := $(BIN)/python -m pytest -q -o console_output_style=count
+REGISTRY ?= var/registry
+RECIPE ?= toytown-tiny
+ARGS ?=
+
+.PHONY: test
+test: check ## The fast layer, then the slow and the end-to-end layer.
+	@$(PYTEST) -m "slow and not e2e and not gpu"
+	@$(PYTEST) -m "e2e and not gpu"
+
+.PHONY: demo
+demo: $(STAMP) ## Train, publish, serve, index, chat, hot-reload and measure; writes var/demo.
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+.PHONY: train
+train: $(STAMP) ## Train and publish RECIPE into REGISTRY (default: toytown-tiny, var/registry).
+	@$(BIN)/python -m trainer fit $(RECIPE) --registry $(REGISTRY) $(ARGS)
+
+.PHONY: up
+up: $(STAMP) ## Start a local Ray cluster and the three Serve applications on port 9000.
+	@$(BIN)/ray start --head --disable-usage-stats --include-dashboard=true
+	@$(BIN)/serve deploy deploy/ray/serve.yaml
+	@$(BIN)/python -m examples.wait_ready --address 127.0.0.1:9000
+
+.PHONY: down
+down: $(STAMP) ## Stop what `make up` started.
+	@$(BIN)/serve shutdown --yes || true
+	@$(BIN)/ray stop
+
+.PHONY: chat
+chat: $(STAMP) ## Talk to the bot that `make up` serves.
+	@$(BIN)/sightline chat --address 127.0.0.1:9000 $(ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## Run the benchmarks; each writes JSON under bench/results.
+	@$(BIN)/python -m bench.vectors
+	@$(BIN)/python -m bench.encoder
+
+.PHONY: bench-grounding
+bench-grounding: $(STAMP) ## Train three seeds and the controls; mean and deviation of every score.
+	@$(BIN)/python -m bench.grounding --seeds 0 1 2 --out bench/results/grounding.json
+
+.PHONY: clean
+clean: ## Remove everything that was generated, .venv included.
+	@rm -rf .venv var .mypy_cache .ruff_cache dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
