@@ -1,0 +1,1 @@
+"""Formats of captions, dialogues, triplets, questions and pools; decoding of pictures; the generated world."""

@@ -1,0 +1,104 @@
+"""`dialogues.jsonl`: {"id", "context": [..], "response", "image_id"?}, and how a dialogue becomes a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.data.lines import SkipReport, read_array, read_lines, text_field, texts_field, write_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogueRecord:
+    """Turns of a conversation and the reply that followed them."""
+
+    id: str
+    context: tuple[str, ...]
+    """Turns, oldest first; at least one."""
+    response: str
+    image_id: str | None = None
+    """The picture that the dialogue is about; None for a text-only dialogue."""
+
+
+def query_text(turns: Sequence[str]) -> str:
+    """The one text by which a dialogue is encoded and searched: its turns, oldest first, joined by a space.
+
+    Only what was said before the reply goes in, never the reply. Where a
+    tokenizer has to cut, it cuts the start, so that the newest turn stays.
+    """
+    return " ".join(" ".join(turn.split()) for turn in turns if turn.strip())
+
+
+def read_dialogues(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
+    """The dialogues of a JSONL file in file order.
+
+    Raises DataLineInvalid naming file and line; with `skip_bad` such lines are
+    counted in `report`, else logged.
+    """
+    return read_lines(path, parse=_parse, skip_bad=skip_bad, report=report)
+
+
+def write_dialogues(path: Path, records: Iterable[DialogueRecord]) -> int:
+    """The number of dialogues written to a JSONL file."""
+    return write_lines(path, (_row(record) for record in records))
+
+
+def read_reddit(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
+    """The dialogues of a Reddit conversation file: one JSON array of {"context": [..], "response"}.
+
+    Ids are the file's name and the item's position from 1. Raises
+    DataLineInvalid naming file and item.
+    """
+    records = read_array(path, parse=_parse_reddit, skip_bad=skip_bad, report=report)
+    return [_numbered(record, stem=path.stem, number=number) for number, record in enumerate(records, start=1)]
+
+
+def read_image_chat(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
+    """The dialogues of an Image-Chat file: one JSON array of {"image_hash", "dialog": [[style, text], ..]}.
+
+    The context is every turn but the last, the response the last, `image_id`
+    the hash; styles are left out. Raises DataLineInvalid naming file and item,
+    also for a dialogue of fewer than two turns.
+    """
+    records = read_array(path, parse=_parse_image_chat, skip_bad=skip_bad, report=report)
+    return [_numbered(record, stem=path.stem, number=number) for number, record in enumerate(records, start=1)]
+
+
+def _parse(row: Mapping[str, Any]) -> DialogueRecord:
+    return DialogueRecord(
+        id=text_field(row, "id"),
+        context=texts_field(row, "context"),
+        response=text_field(row, "response"),
+        image_id=None if row.get("image_id") is None else text_field(row, "image_id"),
+    )
+
+
+def _row(record: DialogueRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": record.id, "context": list(record.context), "response": record.response}
+    return row if record.image_id is None else {**row, "image_id": record.image_id}
+
+
+def _parse_reddit(row: Mapping[str, Any]) -> DialogueRecord:
+    return DialogueRecord(id="", context=texts_field(row, "context"), response=text_field(row, "response"))
+
+
+def _parse_image_chat(row: Mapping[str, Any]) -> DialogueRecord:
+    image_id = text_field(row, "image_hash")
+    turns = [_turn_text(turn) for turn in row.get("dialog") or []]
+    if len(turns) < 2:
+        raise ValueError(f"dialog: got {len(turns)} turns, expected at least 2")
+    return DialogueRecord(id="", context=tuple(turns[:-1]), response=turns[-1], image_id=image_id)
+
+
+def _turn_text(turn: Any) -> str:
+    if not isinstance(turn, list) or len(turn) != 2:
+        raise ValueError(f"dialog: got the turn {turn!r}, expected [style, text]")
+    return text_field({"dialog": turn[1]}, "dialog")
+
+
+def _numbered(record: DialogueRecord, *, stem: str, number: int) -> DialogueRecord:
+    return DialogueRecord(
+        id=f"{stem}-{number}", context=record.context, response=record.response, image_id=record.image_id
+    )

@@ -1,0 +1,166 @@
+"""JSON Lines: objects in, checked fields out; a bad line is named by file and number, never dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sightline.errors import DataLineInvalid, UsageError
+
+RecordT = TypeVar("RecordT")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class SkipReport:
+    """What a reader left out. Pass one in to show it to people; without one the reader logs a warning."""
+
+    num_read: int = 0
+    """Lines that became records."""
+    skipped: list[str] = field(default_factory=list)
+    """One message per line left out, each naming file and line."""
+
+    def summary(self) -> str:
+        """'skipped 2 of 10 lines; first: ...', or 'skipped 0 of 10 lines'."""
+        total = self.num_read + len(self.skipped)
+        first = f"; first: {self.skipped[0]}" if self.skipped else ""
+        return f"skipped {len(self.skipped)} of {total} lines{first}"
+
+
+def read_lines(
+    path: Path,
+    *,
+    parse: Callable[[Mapping[str, Any]], RecordT],
+    skip_bad: bool = False,
+    report: SkipReport | None = None,
+) -> list[RecordT]:
+    """The records of a JSONL file in file order; `parse` raises ValueError for a bad object. Blank lines do not count.
+
+    Raises DataLineInvalid naming file and line, unless `skip_bad`, which counts
+    the line in `report`. Raises UsageError if the file cannot be read.
+    """
+    numbered = enumerate(read_bytes(path).split(b"\n"), start=1)
+    items = ((f"{path}:{number}", line) for number, line in numbered if line.strip())
+    return collect(items, parse=lambda line: parse(_as_object(line)), skip_bad=skip_bad, report=report)
+
+
+def read_array(
+    path: Path,
+    *,
+    parse: Callable[[Mapping[str, Any]], RecordT],
+    skip_bad: bool = False,
+    report: SkipReport | None = None,
+) -> list[RecordT]:
+    """As `read_lines`, of a file that is one JSON array of objects; a bad item is named by file and position from 1."""
+    items = read_json(path)
+    if not isinstance(items, list):
+        raise DataLineInvalid(f"{path}: expected one JSON array, got {type(items).__name__}")
+    named = ((f"{path}: item {number}", item) for number, item in enumerate(items, start=1))
+    return collect(named, parse=lambda item: parse(_checked_object(item)), skip_bad=skip_bad, report=report)
+
+
+def collect(
+    items: Iterable[tuple[str, Any]],
+    *,
+    parse: Callable[[Any], RecordT],
+    skip_bad: bool,
+    report: SkipReport | None,
+) -> list[RecordT]:
+    """`parse` of every (where, item); ValueError becomes DataLineInvalid at `where`, or is counted if `skip_bad`."""
+    kept: list[RecordT] = []
+    told = SkipReport() if report is None else report
+    before = len(told.skipped)
+    for where, item in items:
+        try:
+            kept.append(parse(item))
+        except ValueError as error:
+            if not skip_bad:
+                raise DataLineInvalid(f"{where}: {error}") from error
+            told.skipped.append(f"{where}: {error}")
+    told.num_read += len(kept)
+    if report is None and len(told.skipped) > before:
+        _log.warning("%s", told.summary())
+    return kept
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """The number of objects written to `path`, one a line, UTF-8, keys in the order given. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return len(lines)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a whole JSON file. Raises DataLineInvalid naming file and line, UsageError if it cannot be read."""
+    try:
+        return json.loads(read_bytes(path).decode())
+    except json.JSONDecodeError as error:
+        raise DataLineInvalid(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise DataLineInvalid(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a data file. Raises UsageError naming the file if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", path=path) from error
+
+
+def text_field(row: Mapping[str, Any], name: str) -> str:
+    """The non-blank text of a field. Raises ValueError naming the field."""
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name}: got {_shown(value)}, expected a text that is not blank")
+    return value
+
+
+def texts_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The non-empty list of non-blank texts of a field. Raises ValueError naming the field."""
+    value = row.get(name)
+    is_texts = isinstance(value, list) and value and all(isinstance(item, str) and item.strip() for item in value)
+    if not is_texts:
+        raise ValueError(f"{name}: got {_shown(value)}, expected a list of texts that are not blank")
+    return tuple(value or ())
+
+
+def picture_field(row: Mapping[str, Any], name: str, *, folder: Path) -> Path:
+    """The path of an existing picture, relative to `folder` in the file. Raises ValueError naming the missing file."""
+    path = folder / text_field(row, name)
+    if not path.is_file():
+        raise ValueError(f"{name}: picture {path} does not exist")
+    return path
+
+
+def relative_path(path: Path, *, folder: Path) -> str:
+    """`path` as written in a JSONL file in `folder`: relative with forward slashes, absolute only if outside it."""
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
+def _as_object(line: bytes) -> Mapping[str, Any]:
+    try:
+        return _checked_object(json.loads(line.decode()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
+
+
+def _checked_object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"got {_shown(value)}, expected a JSON object")
+    return value
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
