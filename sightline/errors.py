@@ -1,8 +1,11 @@
 """The one error tree. A class fixes the gRPC code and the reason; a message says the bad value and the limit.
 
 Codes are the canonical names of google.rpc.Code and reasons the values of
-`ErrorReason` in `protos/sightline/v1/errors.proto`, without their prefix. No
-gRPC is imported here: `sightline.rpc` puts errors on the wire.
+`ErrorReason` in `protos/sightline/v1/errors.proto`, without their prefix: each
+reason is declared by one class. A class without a reason is a family, caught
+but not raised by services, or an error of commands and start-up; a host that
+meets one sends INTERNAL. No gRPC is imported here: `sightline.rpc` puts errors
+on the wire.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ class SightlineError(Exception):
     """A failure that has a name. `metadata` repeats the message's dynamic values as strings."""
 
     code: ClassVar[str] = "INTERNAL"
-    reason: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = ""
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(message)
@@ -25,14 +28,15 @@ class SightlineError(Exception):
 
 
 class InternalError(SightlineError):
-    """A defect of ours. The message names no internals."""
+    """A defect of ours. The message names no internals. metadata: request_id."""
+
+    reason = "INTERNAL"
 
 
 class InvalidInput(SightlineError):
     """The caller's input breaks the contract."""
 
     code = "INVALID_ARGUMENT"
-    reason = "FIELD_OUT_OF_RANGE"
 
 
 class FieldMissing(InvalidInput):
@@ -118,7 +122,6 @@ class FailedPrecondition(SightlineError):
     """The call is fine but the state of the service does not allow it."""
 
     code = "FAILED_PRECONDITION"
-    reason = "CAPABILITY_MISSING"
 
 
 class EmbeddingSpaceMismatch(FailedPrecondition):
@@ -154,7 +157,6 @@ class Unavailable(SightlineError):
     """The service cannot answer now; the same call may succeed later."""
 
     code = "UNAVAILABLE"
-    reason = "NOT_READY"
 
 
 class Draining(Unavailable):
@@ -213,7 +215,6 @@ class UsageError(SightlineError):
     """A command, setting, recipe or data file is wrong. Raised off the wire, by commands and at start."""
 
     code = "INVALID_ARGUMENT"
-    reason = "FIELD_OUT_OF_RANGE"
 
 
 class SettingInvalid(UsageError):
@@ -224,15 +225,11 @@ class DataLineInvalid(UsageError):
     """A line of a data file is bad; the message names file and line number."""
 
 
-class ReleaseInvalid(SightlineError):
+class ReleaseInvalid(DataCorrupt):
     """A release is half-written, tampered with, foreign, or unsafe to load; it was not loaded."""
-
-    code = "DATA_LOSS"
-    reason = "DATA_CORRUPT"
 
 
 class ChannelConflict(SightlineError):
     """Another publisher moved the channel first; nothing was changed."""
 
     code = "ABORTED"
-    reason = "CAPABILITY_MISSING"
