@@ -50,9 +50,11 @@ class AioHost:
     ) -> None:
         self._services = tuple(services)
         self._settings = settings
-        tokens = TokenCheck(settings.read_tokens())
         self._dispatcher = Dispatcher(
-            tokens=tokens, max_concurrent=settings.max_concurrent, metrics=metrics or CallMetrics.shared()
+            tokens=TokenCheck(settings.read_tokens()),
+            max_concurrent=settings.max_concurrent,
+            max_request_bytes=settings.max_message_bytes,
+            metrics=metrics,
         )
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -183,7 +185,9 @@ class AioHost:
             await self._publish_health()
 
     async def _publish_health(self) -> None:
-        ready = {binding.service: binding.servicer.is_ready() for binding in self._services}
+        # Before their start is over, servicers are not asked at all.
+        started = self._dispatcher.is_started
+        ready = {binding.service: started and binding.servicer.is_ready() for binding in self._services}
         for service, is_ready in ready.items():
             await self._health.set(service_descriptor(service).full_name, _SERVING if is_ready else _NOT_SERVING)
         await self._health.set("", _SERVING if all(ready.values()) else _NOT_SERVING)

@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from sightline.errors import DeadlinePassed, Draining, NotReady, QueueFull, SightlineError
+from sightline.errors import DeadlinePassed, Draining, NotReady, QueueFull, SightlineError, TooManyItems
 from sightline.rpc.context import CallContext, IncomingCall
 from sightline.rpc.services import Method
 from sightline.rpc.status import internal_error, sendable
@@ -29,8 +29,11 @@ logger = logging.getLogger("sightline.rpc")
 class Dispatcher:
     """Runs the calls of one host. What leaves it is a response, a SightlineError with a reason, or a cancellation."""
 
-    def __init__(self, *, tokens: TokenCheck, max_concurrent: int, metrics: CallMetrics | None = None) -> None:
+    def __init__(
+        self, *, tokens: TokenCheck, max_concurrent: int, max_request_bytes: int, metrics: CallMetrics | None = None
+    ) -> None:
         self._tokens = tokens
+        self._max_request_bytes = max_request_bytes
         self._max_concurrent = max_concurrent
         self._metrics = metrics or CallMetrics.shared()
         self._running = 0
@@ -43,6 +46,11 @@ class Dispatcher:
     def running(self) -> int:
         """How many calls run now."""
         return self._running
+
+    @property
+    def is_started(self) -> bool:
+        """True once calls are let in."""
+        return self._is_started
 
     def mark_started(self) -> None:
         """Let calls in; until then they are refused with NOT_READY."""
@@ -62,7 +70,7 @@ class Dispatcher:
 
     async def unary(self, method: Method, handler: UnaryHandler, *, request: Message, call: IncomingCall) -> Message:
         """The response of `handler`. Raises a SightlineError with a reason, or CancelledError."""
-        with self._around(method, call):
+        with self._around(method, request, call):
             async with _deadline(call):
                 return await handler(request, call)
 
@@ -70,7 +78,7 @@ class Dispatcher:
         self, method: Method, handler: StreamHandler, *, request: Message, call: IncomingCall
     ) -> AsyncIterator[Message]:
         """The frames of `handler`. Raises a SightlineError with a reason, or CancelledError."""
-        with self._around(method, call):
+        with self._around(method, request, call):
             async with aclosing(handler(request, call)) as frames:  # type: ignore[type-var]
                 while True:
                     # The deadline stands around each step and not around the loop: a timeout
@@ -82,11 +90,11 @@ class Dispatcher:
                     yield frame
 
     @contextmanager
-    def _around(self, method: Method, call: IncomingCall) -> Iterator[None]:
+    def _around(self, method: Method, request: Message, call: IncomingCall) -> Iterator[None]:
         began, code = time.perf_counter(), "OK"
         self._enter()
         try:
-            self._admit(call)
+            self._admit(request, call)
             yield
         except SightlineError as error:
             sent = sendable(error, request_id=call.request_id)
@@ -119,7 +127,7 @@ class Dispatcher:
         if self._running == 0:
             self._idle.set()
 
-    def _admit(self, call: IncomingCall) -> None:
+    def _admit(self, request: Message, call: IncomingCall) -> None:
         self._tokens.check(call.authorization)
         if self._is_draining:
             raise Draining("the service is finishing accepted work before it stops")
@@ -130,6 +138,10 @@ class Dispatcher:
             raise QueueFull(f"calls: {limit} are running, limit {limit}", retry_after_s=_RETRY_AFTER_S, limit=limit)
         if call.time_remaining() == 0.0:
             raise _deadline_passed()
+        # Ray Serve's own limit is 2 GiB for the whole cluster.
+        size, limit = request.ByteSize(), self._max_request_bytes
+        if size > limit:
+            raise TooManyItems(f"request: got {size} bytes, limit {limit}", value=size, limit=limit)
 
 
 class _deadline:  # noqa: N801 - reads like the context manager that it is

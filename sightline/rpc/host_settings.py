@@ -10,6 +10,7 @@ import grpc
 from sightline.errors import SettingInvalid
 from sightline.limits import MAX_MESSAGE_BYTES
 from sightline.rpc.tokens import Secret, checked_token, read_tokens
+from sightline.settings import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,11 @@ class HostSettings:
         """Every token that may call. Raises SettingInvalid if the token file cannot be used."""
         from_file = read_tokens(self.token_file) if self.token_file is not None else ()
         return (*self.tokens, *from_file)
+
+
+def read_host_settings() -> HostSettings:
+    """The host's settings from the process environment: `SIGHTLINE_HOST_<FIELD>`, else `SIGHTLINE_<FIELD>`."""
+    return read_settings(HostSettings, section="host")
 
 
 def server_credentials(settings: HostSettings) -> grpc.ServerCredentials:
