@@ -1,0 +1,126 @@
+"""Gathers what a reply looks at, together with the loaded release whose embedding space the pictures belong to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from sightline.models.generator import GeneratorModel
+
+from generator_svc.encoder_client import EncoderClient
+from generator_svc.orders import PictureSource, ReplyOrder
+from generator_svc.pictures import LookedAt, PicturesOfSpace
+from generator_svc.retriever_client import RetrieverClient
+from sightline.data.dialogues import query_text
+from sightline.errors import CapabilityMissing, EmbeddingSpaceMismatch
+from sightline.limits import MAX_TEXT_CHARS
+from sightline.registry import Loaded
+from sightline.rpc.context import CallContext
+from sightline.rpc.timings import StageClock
+
+_SPACE_POLL_S = 0.2
+
+
+class LoadedReleases(Protocol):
+    """The releases that are loaded now."""
+
+    def lease(self, space_id: str | None = None) -> AbstractContextManager[Loaded[GeneratorModel]]:
+        """The newest release, or the newest of a space, kept loaded while the block runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The release that answers and the pictures that it looks at, all of one embedding space."""
+
+    loaded: Loaded[GeneratorModel]
+    images: tuple[LookedAt, ...]
+
+
+class EvidenceGatherer:
+    """Asks retriever or encoder for pictures and picks the loaded release of the space in which they answered."""
+
+    def __init__(
+        self,
+        *,
+        releases: LoadedReleases,
+        retriever: RetrieverClient,
+        encoder: EncoderClient,
+        space_wait_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._releases = releases
+        self._retriever = retriever
+        self._encoder = encoder
+        self._space_wait_s = space_wait_s
+        self._sleep = sleep
+
+    @asynccontextmanager
+    async def gather(self, order: ReplyOrder, *, call: CallContext, clock: StageClock) -> AsyncIterator[Evidence]:
+        """The evidence for `order`; its release stays loaded while the block runs.
+
+        Raises NotReady without a release, EmbeddingSpaceMismatch if none of the
+        space came within the wait, and what retriever and encoder refuse with.
+        """
+        with ExitStack() as leases:
+            found, loaded = await self._find(order, leases=leases, call=call, clock=clock)
+            _check_tokens(found, model=loaded.value)
+            yield Evidence(loaded=loaded, images=found.images)
+
+    async def _find(
+        self, order: ReplyOrder, *, leases: ExitStack, call: CallContext, clock: StageClock
+    ) -> tuple[PicturesOfSpace, Loaded[GeneratorModel]]:
+        """Pictures and a release of one space.
+
+        The retriever and this service enter a new space at times of their own,
+        so a mismatch is asked again until the other has followed.
+        """
+        waited_s = 0.0
+        while True:
+            try:
+                found = await self._ask(order, call=call, clock=clock)
+                return found, leases.enter_context(self._releases.lease(found.embedding_space_id or None))
+            except EmbeddingSpaceMismatch:
+                if waited_s > self._space_wait_s:
+                    raise
+            pause_s = min(_SPACE_POLL_S, self._space_wait_s)
+            await self._sleep(pause_s)
+            waited_s += max(pause_s, _SPACE_POLL_S)
+
+    async def _ask(self, order: ReplyOrder, *, call: CallContext, clock: StageClock) -> PicturesOfSpace:
+        newest_space_id = self._newest_space_id()
+        if order.source is PictureSource.NONE:
+            return PicturesOfSpace(images=(), embedding_space_id=newest_space_id)
+        if order.source is PictureSource.GIVEN:
+            with clock.stage("encode"):
+                return await self._encode(order.picture, space_id=newest_space_id, call=call)
+        with clock.stage("retrieve"):
+            return await self._retrieve(order, call=call)
+
+    async def _retrieve(self, order: ReplyOrder, *, call: CallContext) -> PicturesOfSpace:
+        # The end of a dialogue says what is asked, so the start goes where it is too long.
+        text = query_text(order.turns)[-MAX_TEXT_CHARS:]
+        if order.source is PictureSource.NAMED:
+            return await self._retriever.look_up(text, image_ids=order.image_ids, call=call)
+        return await self._retriever.search(text, k=order.k, min_score=order.min_score, call=call)
+
+    async def _encode(self, picture: bytes, *, space_id: str, call: CallContext) -> PicturesOfSpace:
+        try:
+            return await self._encoder.encode(picture, space_id=space_id, call=call)
+        except EmbeddingSpaceMismatch:
+            # The encoder has not loaded our newest release yet, or is past it: take its own space.
+            return await self._encoder.encode(picture, space_id="", call=call)
+
+    def _newest_space_id(self) -> str:
+        with self._releases.lease() as newest:
+            return newest.manifest.embedding_space_id
+
+
+def _check_tokens(found: PicturesOfSpace, *, model: GeneratorModel) -> None:
+    expected = (model.num_image_tokens, model.image_token_width)
+    for image in found.images:
+        if image.tokens.shape != expected:
+            message = f"picture {image.image_id!r}: fusion tokens {image.tokens.shape}, the release reads {expected}"
+            raise CapabilityMissing(message, detail=f"fusion tokens {image.tokens.shape}")
