@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -27,6 +27,7 @@ PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", "
 """File names that `decode_picture` can be expected to read, in lower case."""
 
 _WHITE = (255, 255, 255)
+_QUARTER_TURNS = frozenset({5, 6, 7, 8})
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 """What Pillow's plugins raise on bytes that are not a whole picture."""
 
@@ -55,16 +56,29 @@ def decode_picture(
     many threads. Raises PictureTooLarge, PictureTooManyPixels (before decoding)
     or PictureUnreadable.
     """
+    return decode_with_size(data, max_bytes=max_bytes, max_pixels=max_pixels, min_side=min_side)[0]
+
+
+def decode_with_size(
+    data: bytes,
+    *,
+    max_bytes: int = MAX_PICTURE_BYTES,
+    max_pixels: int = MAX_PICTURE_PIXELS,
+    min_side: int | None = None,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """What `decode_picture` gives, and the upright width and height that it has when `min_side` reduces nothing."""
     if len(data) > max_bytes:
         raise PictureTooLarge(f"picture: got {len(data)} bytes, limit {max_bytes}", value=len(data), limit=max_bytes)
     _check_webp_canvas(data, max_pixels=max_pixels)
     try:
         picture = _open(data)
-        _check_pixels(picture.size, max_pixels=max_pixels)
+        width, height = picture.size
+        _check_pixels((width, height), max_pixels=max_pixels)
         if min_side is not None:
             picture.draft("RGB", (min_side, min_side))
         picture.load()
-        return _as_rgb(_upright(picture))
+        upright, is_turned = _upright(picture)
+        return _as_rgb(upright), (height, width) if is_turned else (width, height)
     except Image.DecompressionBombError as error:
         raise PictureTooManyPixels(f"picture: {error}", value="unknown", limit=max_pixels) from error
     except _BROKEN as error:
@@ -104,11 +118,13 @@ def _check_webp_canvas(data: bytes, *, max_pixels: int) -> None:
     _check_pixels(size, max_pixels=max_pixels)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture as EXIF wants it seen, and whether that took a quarter turn."""
     try:
-        return ImageOps.exif_transpose(picture)
+        is_turned = picture.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        return ImageOps.exif_transpose(picture), is_turned
     except _BROKEN:
-        return picture  # Broken EXIF around whole pixels: the pixels are what was asked for.
+        return picture, False  # Broken EXIF around whole pixels: the pixels are what was asked for.
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,40 @@
+"""`python -m encoder_svc`: the encoder on the standalone host, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+
+from encoder_svc.engine import build_engine
+from encoder_svc.servicer import EncoderServicer
+from encoder_svc.settings import EncoderSettings
+from sightline.errors import UsageError
+from sightline.rpc.aio_host import AioHost, ServiceBinding
+from sightline.rpc.host_settings import read_host_settings
+from sightline.rpc.telemetry import LogSettings, configure_logging
+from sightline.settings import read_settings
+
+
+async def serve(settings: EncoderSettings) -> None:
+    """Serve until a signal comes, then drain."""
+    servicer = EncoderServicer(build_engine(settings))
+    host_settings = dataclasses.replace(read_host_settings(), port=settings.port)
+    host = AioHost([ServiceBinding(service="EncoderService", servicer=servicer)], host_settings)
+    await host.start()
+    await host.serve_until_signal()
+
+
+def main() -> int:
+    """Exit code: 0 after a drained stop, 2 if a setting is wrong."""
+    try:
+        configure_logging(read_settings(LogSettings, section="log"))
+        asyncio.run(serve(read_settings(EncoderSettings, section="encoder")))
+    except UsageError as error:
+        print(f"encoder_svc: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
