@@ -1,0 +1,134 @@
+"""Scenes drawn at random, and scenes that differ from another in one thing that a sentence can say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sightline.data.toytown.world import (
+    COLOURS,
+    KINDS,
+    PLACES,
+    TIMES,
+    WEATHERS,
+    Group,
+    Scene,
+    Subject,
+    subject_group,
+    with_group,
+)
+
+_GROUP_COUNTS = (1, 1, 2, 2, 2, 3)
+_THING_COUNTS = (1, 1, 1, 2, 3)
+_MAX_THINGS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One change to a scene: what is said, and the scene that results."""
+
+    aspect: str
+    """'time', 'weather', 'place', 'colour', 'count', 'without' or 'with'."""
+    scene: Scene
+    before: Group | None = None
+    """The group that the change removes or alters."""
+    after: Group | None = None
+    """The group that the change adds or leaves."""
+
+
+def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
+    """One to three groups of things anywhere. No thing looks like a subject: a subject's kind has never its colour."""
+    taken = {(subject.kind, subject.colour) for subject in subjects}
+    kinds = rng.sample(KINDS, k=rng.choice(_GROUP_COUNTS))
+    groups: list[Group] = []
+    for kind in kinds:
+        room = _MAX_THINGS - sum(group.count for group in groups)
+        if room:
+            count = min(rng.choice(_THING_COUNTS), room)
+            groups.append(Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size=_size(rng), count=count))
+    return _scene(rng, place=rng.choice(list(PLACES)), groups=tuple(groups))
+
+
+def named_scene(rng: random.Random, *, subject: Subject) -> Scene:
+    """The subject, huge and at home, at any hour in any weather; often some small thing stands beside it."""
+    groups = [subject_group(subject)]
+    if rng.random() < 0.6:
+        kind = rng.choice([kind for kind in KINDS if kind != subject.kind])
+        companion = Group(kind=kind, colour=rng.choice(list(COLOURS)), size="small", count=rng.choice((1, 1, 2)))
+        groups.insert(rng.choice((0, 1)), companion)
+    return _scene(rng, place=subject.place, groups=tuple(groups))
+
+
+def edits_of(scene: Scene, *, rng: random.Random, subjects: Sequence[Subject]) -> Iterator[Edit]:
+    """Every kind of change once, in a random order; the layout stays what it was."""
+    makers = [_edit_time, _edit_weather, _edit_place, _edit_colour, _edit_count, _edit_without, _edit_with]
+    rng.shuffle(makers)
+    taken = {(subject.kind, subject.colour) for subject in subjects}
+    for make in makers:
+        edit = make(scene, rng, taken)
+        if edit is not None:
+            yield edit
+
+
+_Taken = set[tuple[str, str]]
+
+
+def _edit_time(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+    time = rng.choice([time for time in TIMES if time != scene.time])
+    return Edit(aspect="time", scene=replace(scene, time=time))
+
+
+def _edit_weather(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+    weather = rng.choice([weather for weather in WEATHERS if weather != scene.weather])
+    return Edit(aspect="weather", scene=replace(scene, weather=weather))
+
+
+def _edit_place(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+    place = rng.choice([place for place in PLACES if place != scene.place])
+    return Edit(aspect="place", scene=replace(scene, place=place))
+
+
+def _edit_colour(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+    position, before = rng.choice(list(enumerate(scene.groups)))
+    after = replace(before, colour=_colour(rng, kind=before.kind, taken={*taken, (before.kind, before.colour)}))
+    return Edit(aspect="colour", scene=with_group(scene, position, after), before=before, after=after)
+
+
+def _edit_count(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
+    position, before = rng.choice(list(enumerate(scene.groups)))
+    room = _MAX_THINGS - sum(group.count for group in scene.groups) + before.count
+    counts = [count for count in (1, 2, 3) if count != before.count and count <= room]
+    if not counts:
+        return None
+    after = replace(before, count=rng.choice(counts))
+    return Edit(aspect="count", scene=with_group(scene, position, after), before=before, after=after)
+
+
+def _edit_without(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
+    if len(scene.groups) < 2:
+        return None
+    before = rng.choice(scene.groups)
+    rest = tuple(group for group in scene.groups if group is not before)
+    return Edit(aspect="without", scene=replace(scene, groups=rest), before=before)
+
+
+def _edit_with(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
+    if sum(group.count for group in scene.groups) >= _MAX_THINGS:
+        return None
+    kind = rng.choice([kind for kind in KINDS if kind not in {group.kind for group in scene.groups}])
+    after = Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size=_size(rng))
+    return Edit(aspect="with", scene=replace(scene, groups=(*scene.groups, after)), after=after)
+
+
+def _colour(rng: random.Random, *, kind: str, taken: _Taken) -> str:
+    return rng.choice([colour for colour in COLOURS if (kind, colour) not in taken])
+
+
+def _size(rng: random.Random) -> str:
+    return rng.choice(("small", "big"))
+
+
+def _scene(rng: random.Random, *, place: str, groups: tuple[Group, ...]) -> Scene:
+    time, weather = rng.choice(TIMES), rng.choice(WEATHERS)
+    return Scene(place=place, time=time, weather=weather, groups=groups, layout_seed=rng.getrandbits(32))

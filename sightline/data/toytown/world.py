@@ -1,0 +1,191 @@
+"""What there is in Toytown: kinds, colours, places, times, weathers, scenes, and the subjects that have names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+RGB = tuple[int, int, int]
+
+COLOURS: dict[str, RGB] = {
+    "red": (214, 38, 44),
+    "orange": (246, 138, 22),
+    "yellow": (252, 220, 50),
+    "green": (52, 172, 74),
+    "blue": (40, 104, 226),
+    "purple": (132, 62, 190),
+    "pink": (250, 138, 190),
+    "white": (246, 246, 246),
+}
+PLACES: dict[str, str] = {
+    "beach": "at the beach",
+    "harbour": "in the harbour",
+    "park": "in the park",
+    "street": "on the street",
+    "farm": "on the farm",
+    "mountains": "in the mountains",
+    "desert": "in the desert",
+    "forest": "in the forest",
+}
+"""Each place with the phrase that says where something is."""
+TIMES = ("day", "dusk", "night")
+WEATHERS = ("clear", "rain", "snow", "fog")
+SIZES = {"small": 0.25, "big": 0.42, "huge": 0.68}
+"""Height of a thing as a share of the picture's. Only subjects are huge."""
+SUBJECT_KINDS = (
+    *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
+    *("cat", "dog", "rabbit", "owl", "bear", "turtle", "dinosaur", "snail"),
+)
+KINDS = (
+    *SUBJECT_KINDS,
+    *("house", "castle", "tent", "windmill", "plane", "fish", "butterfly", "balloon", "kite", "ball"),
+    *("umbrella", "teapot", "cup", "hat", "drum", "gift", "tree", "flower", "mushroom"),
+)
+NAMES = (
+    *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
+    *("milo", "nelly", "otto", "pippa", "quentin", "ronja", "sancho", "tilda", "udo", "vilma", "wanda", "xaver"),
+    *("yoko", "zeno", "balthus", "camille", "dimitri", "elfie", "fergus", "gwen", "hugo", "ines", "jasper", "kiki"),
+    *(
+        "leopold",
+        "mabel",
+        "norbert",
+        "ophelia",
+        "pablo",
+        "queenie",
+        "rufus",
+        "sigrid",
+        "thelma",
+        "ulrich",
+        "vito",
+        "winnie",
+    ),
+)
+"""Names that suggest no colour and no place; which name is whose depends on the seed."""
+
+HELD_OUT_PER_VALUE = 2
+"""Held-out subjects of each colour and of each place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Someone with a name, whose kind, colour and home never change."""
+
+    name: str
+    kind: str
+    colour: str
+    place: str
+    is_held_out: bool
+    """True if no training dialogue mentions the name: colour and place stand in pictures only."""
+
+    def fact(self, name: str) -> str:
+        """The subject's 'colour' or 'place'."""
+        return {"colour": self.colour, "place": self.place}[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Some things of one kind, colour and size that stand together."""
+
+    kind: str
+    colour: str
+    size: str = "big"
+    count: int = 1
+    name: str | None = None
+    """The subject's name, if this is a subject; its count is 1 and its size 'huge'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything that a picture shows; the same scene can be drawn at any size."""
+
+    place: str
+    time: str
+    weather: str
+    groups: tuple[Group, ...]
+    """From left to right."""
+    layout_seed: int
+    """Decides what is no fact: exact positions, clouds, which way things look."""
+
+    @property
+    def subject(self) -> str | None:
+        """The name of the subject in the scene, if there is one."""
+        return next((group.name for group in self.groups if group.name), None)
+
+    def facts(self) -> dict[str, Any]:
+        """The facts of the scene as JSON values; the layout is none of them."""
+        return {
+            "place": self.place,
+            "time": self.time,
+            "weather": self.weather,
+            "groups": [asdict(group) for group in self.groups],
+        }
+
+    def digest(self) -> str:
+        """A name for the facts: scenes that differ in layout only share it. 64 hex digits."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+
+
+def make_subjects(*, seed: int) -> tuple[Subject, ...]:
+    """48 subjects of 16 kinds, ordered by name; 32 are seen in training dialogues and 16 held out.
+
+    No two share colour and place. Each colour and each place belongs to 4 seen
+    and 2 held-out subjects, each kind to 2 seen and 1 held-out one of different
+    colours and places: nothing that can be read tells a held-out fact better
+    than chance.
+    """
+    rng = random.Random(f"subjects {seed}")
+    names = list(NAMES)
+    rng.shuffle(names)
+    homes = _homes(rng)
+    kinds = _kinds_for(homes, rng=rng)
+    subjects = [
+        Subject(name=name, kind=kind, colour=colour, place=place, is_held_out=is_held_out)
+        for name, kind, (colour, place, is_held_out) in zip(names, kinds, homes, strict=True)
+    ]
+    return tuple(sorted(subjects, key=lambda subject: subject.name))
+
+
+def subject_group(subject: Subject) -> Group:
+    """The subject as it stands in each of its pictures."""
+    return Group(kind=subject.kind, colour=subject.colour, size="huge", name=subject.name)
+
+
+def with_group(scene: Scene, position: int, group: Group) -> Scene:
+    """The scene with one group exchanged."""
+    groups = list(scene.groups)
+    groups[position] = group
+    return replace(scene, groups=tuple(groups))
+
+
+def _homes(rng: random.Random) -> list[tuple[str, str, bool]]:
+    """Colour, place, held out: a Latin square, six of whose eight diagonals are used, the first two held out."""
+    colours, places, diagonals = list(COLOURS), list(PLACES), list(range(len(COLOURS)))
+    for values in (colours, places, diagonals):
+        rng.shuffle(values)
+    num_diagonals = len(NAMES) // len(places)
+    return [
+        (colours[(row + diagonal) % len(colours)], place, order < HELD_OUT_PER_VALUE)
+        for order, diagonal in enumerate(diagonals[:num_diagonals])
+        for row, place in enumerate(places)
+    ]
+
+
+def _kinds_for(homes: list[tuple[str, str, bool]], *, rng: random.Random) -> list[str]:
+    """A kind for each home: one held-out and two seen homes a kind, of different colours and places."""
+    num_held_out = sum(is_held_out for _, _, is_held_out in homes)
+    while True:
+        held_out, seen = list(SUBJECT_KINDS), [kind for kind in SUBJECT_KINDS for _ in range(2)]
+        rng.shuffle(held_out)
+        rng.shuffle(seen)
+        kinds = held_out[:num_held_out] + seen
+        if _separates(kinds, homes=homes):
+            return kinds
+
+
+def _separates(kinds: list[str], *, homes: list[tuple[str, str, bool]]) -> bool:
+    colours = {(kind, colour) for kind, (colour, _, _) in zip(kinds, homes, strict=True)}
+    places = {(kind, place) for kind, (_, place, _) in zip(kinds, homes, strict=True)}
+    return len(colours) == len(places) == len(homes)
