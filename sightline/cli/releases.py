@@ -33,14 +33,17 @@ def list_releases(registry: RegistryOption = "") -> None:
     store = _open(registry)
     channels = _channels(store)
     table = Table("release", "space", "size", "published", "channels")
-    manifests = [store.manifest(release_id) for release_id in store.releases()]
+    manifests, damaged = _manifests(store)
     for manifest in sorted(manifests, key=lambda each: each.created_at):
         names = [f"{name} ({state.generation})" for name, state in channels if state.release_id == manifest.release_id]
         size = f"{manifest.total_bytes / 1e6:,.1f} MB"
         table.add_row(
             _short(manifest.release_id), manifest.embedding_space_id, size, manifest.created_at, ", ".join(names)
         )
-    Console().print(table if manifests else f"No release in {escape(store.uri)}.")
+    console = Console()
+    console.print(table if manifests else f"No release in {escape(store.uri)}.")
+    for reason in damaged:
+        console.print(f"unreadable: {escape(reason)}", soft_wrap=True)
 
 
 @app.command("show")
@@ -81,6 +84,17 @@ def rollback_release(
 
 def _open(uri: str) -> Registry:
     return Registry(uri or environment("SIGHTLINE_REGISTRY", default=DEFAULT_REGISTRY))
+
+
+def _manifests(store: Registry) -> tuple[list[Manifest], list[str]]:
+    """The readable manifests, and why the others are not."""
+    manifests, damaged = [], []
+    for release_id in store.releases():
+        try:
+            manifests.append(store.manifest(release_id))
+        except ReleaseInvalid as error:
+            damaged.append(error.message)
+    return manifests, damaged
 
 
 def _channels(store: Registry) -> list[tuple[str, ChannelState]]:

@@ -35,7 +35,7 @@ class BucketStore:
 
     def release_ids(self) -> list[str]:
         """The releases that have a manifest, in order of name."""
-        names = self._list("releases")
+        names = [name for name in self._list("releases") if name.startswith("sha256-")]
         return [name for name in names if self._filesystem.exists(self._path("releases", name, MANIFEST_NAME))]
 
     def manifest_bytes(self, release_id: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -109,8 +110,9 @@ class LocalStore:
     def _remove_abandoned(self) -> None:
         oldest = time.time() - _ABANDONED_AFTER_S
         for path in self._releases.glob(f"{_STAGING_PREFIX}*"):
-            if path.stat().st_mtime < oldest:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another publisher cleans up, too
+                if path.stat().st_mtime < oldest:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_intact(folder: Path, *, manifest: Manifest) -> bool:

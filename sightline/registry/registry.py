@@ -270,10 +270,18 @@ def _prune(cache: Path, *, keep: int) -> None:
 
     A release that another process has mapped into memory stays readable to it.
     """
-    manifests = sorted(cache.glob(f"sha256-*/{MANIFEST_NAME}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    manifests = sorted(cache.glob(f"sha256-*/{MANIFEST_NAME}"), key=_last_used, reverse=True)
     for path in manifests[keep:]:
         shutil.rmtree(path.parent, ignore_errors=True)
     oldest = time.time() - _ABANDONED_AFTER_S
     for path in cache.glob(f"{_PARTIAL_PREFIX}*"):
-        if path.stat().st_mtime < oldest:
+        if _last_used(path) < oldest:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_used(path: Path) -> float:
+    """When the path was last marked; now, if another process has just removed it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()

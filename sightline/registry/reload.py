@@ -112,6 +112,7 @@ class HotReloader(Generic[T]):
         self._freeing: set[Future[None]] = set()
         self._quarantine: dict[str, int] = {}  # release id -> generation it was refused under
         self._attempts: dict[str, int] = {}
+        self._has_looked_back = False
         self._setbacks = 0  # failures that may pass, since the last success
         self._state = ReloadState(
             phase="idle", serving_generation=0, reloads=0, failures=0, quarantined=(), last_error=""
@@ -190,13 +191,16 @@ class HotReloader(Generic[T]):
         state = await self._ask(self._registry.channel, self._channel)
         if state is None:
             return
-        was_ready = self.is_ready
         await self._take_up(state)
-        if not was_ready:
+        if not self._has_looked_back:
             await self._look_back()
 
     async def _look_back(self) -> None:
-        """Without a good newest release serve an older one; with one, load the previous space's beside it."""
+        """Without a good newest release serve an older one; with one, load the previous space's beside it.
+
+        Done once; again only after a setback.
+        """
+        num_failures = self._state.failures
         history = await self._ask(self._registry.history, self._channel, limit=self._settings.look_back) or []
         for older in history[1:]:
             if not self.is_ready:
@@ -204,12 +208,15 @@ class HotReloader(Generic[T]):
         newest = self._loaded.newest()
         if newest is not None and self._settings.is_previous_space_kept:
             await self._load_previous_space(history, space_id=newest.manifest.embedding_space_id)
+        self._has_looked_back = newest is not None and self._state.failures == num_failures
 
     async def _load_previous_space(self, history: list[ChannelState], *, space_id: str) -> None:
         for older in history:
             if older.release_id in self._quarantine or older.generation >= self._state.serving_generation:
                 continue
-            manifest = await self._ask(self._registry.manifest, older.release_id)
+            manifest, error = await self._in_thread(self._registry.manifest, older.release_id)
+            if error is not None and not isinstance(error, ReleaseInvalid):
+                self._note_setback(error)
             if manifest is not None and manifest.embedding_space_id != space_id:
                 loaded = await self._attempt(older)
                 if loaded is not None:
