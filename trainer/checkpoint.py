@@ -1,0 +1,89 @@
+"""A stage's state on disk: safetensors for weights and optimiser, JSON for the rest. Nothing is pickled.
+
+Order, masks, augmentation and dropout are functions of (seed, stage, step, worker), so the step is all of their state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sightline.errors import DataCorrupt, SettingInvalid
+
+_WEIGHTS, _OPTIMISER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands."""
+
+    stage: str
+    """Stage that the step counts in."""
+    step: int
+    """Steps done in that stage."""
+    training_digest: str
+    """Digest of the settings that decide the weights."""
+
+
+def write_checkpoint(
+    folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Fill `folder` with everything that continuing needs."""
+    save_file(_weights(model), folder / _WEIGHTS)
+    save_file(_moments(model, optimizer=optimizer), folder / _OPTIMISER)
+    (folder / _STATE).write_text(json.dumps(asdict(position)), encoding="utf-8")
+
+
+def read_position(folder: Path, *, training_digest: str) -> Position:
+    """Where the checkpoint stands. Raises SettingInvalid if other settings wrote it, DataCorrupt if unreadable."""
+    try:
+        position = Position(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataCorrupt(f"checkpoint {folder}: {_STATE} is unreadable: {error}", detail=error) from error
+    if position.training_digest != training_digest:
+        raise SettingInvalid(
+            f"run {folder.parent.name!r} was started with other settings; choose another --run.name or the same settings"
+        )
+    return position
+
+
+def read_weights(folder: Path, *, model: nn.Module) -> None:
+    """Load the checkpoint's weights into `model`, strictly."""
+    weights = load_file(folder / _WEIGHTS)
+    expected = set(_weights(model))
+    if weights.keys() != expected:
+        raise DataCorrupt(f"checkpoint {folder}: weights differ from the model's in {sorted(weights.keys() ^ expected)[:4]}")
+    model.load_state_dict(weights, strict=False)
+
+
+def read_optimizer(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimiser's moments, matched to parameters by name."""
+    stored = load_file(folder / _OPTIMISER)
+    for name, parameter in model.named_parameters():
+        values = {key.rpartition("|")[2]: value for key, value in stored.items() if key.rpartition("|")[0] == name}
+        if values:
+            optimizer.state[parameter] = values
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Each tensor once: tied weights share storage, which safetensors refuses."""
+    seen: set[int] = set()
+    kept: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen or value.numel() == 0:
+            seen.add(value.data_ptr())
+            kept[name] = value.detach().contiguous()
+    return kept
+
+
+def _moments(model: nn.Module, *, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}|{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

@@ -1,0 +1,165 @@
+"""What a run learns from and is measured on: records in memory, pictures in one memory-mapped array."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sightline.data.captions import CaptionRecord, read_captions
+from sightline.data.dialogues import DialogueRecord, read_dialogues
+from sightline.data.pools import PoolImage, read_pool
+from sightline.data.questions import QuestionRecord, read_questions
+from sightline.data.toytown import write_toytown
+from sightline.errors import SettingInvalid, UsageError
+from trainer.config import DataSettings
+
+RecordT = TypeVar("RecordT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Every record of a run. Pictures of `captions_train` are the only ones that training sees."""
+
+    captions_train: Sequence[CaptionRecord]
+    captions_val: Sequence[CaptionRecord]
+    dialogues_train: Sequence[DialogueRecord]
+    dialogues_val: Sequence[DialogueRecord]
+    pool: Sequence[PoolImage]
+    questions: Sequence[QuestionRecord]
+    digest: str
+    """sha256 of the files that the records were read from."""
+
+    def texts(self) -> list[str]:
+        """Every training text: what the tokenizer is trained on."""
+        turns = [turn for record in self.dialogues_train for turn in (*record.context, record.response)]
+        return [record.caption for record in self.captions_train] + turns
+
+
+def load_corpus(settings: DataSettings) -> Corpus:
+    """The corpus that `settings` names; toytown is generated first where it is absent.
+
+    Raises DataLineInvalid for a bad line, UsageError for a missing or empty
+    file, SettingInvalid for an unknown kind.
+    """
+    if settings.kind not in {"toytown", "folder"}:
+        raise SettingInvalid(f"data.kind: got {settings.kind!r}, expected toytown or folder")
+    if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
+        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed)
+    captions = _read_captions(settings, name=settings.captions_train)
+    dialogues = read_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
+    captions_train, captions_val = _held_out_captions(settings, captions=captions)
+    dialogues_train, dialogues_val = _held_out_dialogues(settings, dialogues=dialogues)
+    corpus = Corpus(
+        captions_train=captions_train,
+        captions_val=captions_val,
+        dialogues_train=dialogues_train,
+        dialogues_val=dialogues_val,
+        pool=_pool(settings, captions_val=captions_val),
+        questions=read_questions(_existing(settings, settings.questions)) if settings.questions else [],
+        digest=_digest(settings),
+    )
+    _check_not_empty(corpus)
+    return corpus
+
+
+def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:
+    """The pictures of `captions`, each once, in order of first mention."""
+    first: dict[str, PoolImage] = {}
+    for record in captions:
+        first.setdefault(record.image_id, PoolImage(image_id=record.image_id, path=record.path))
+    return list(first.values())
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """An endless shuffled order over items: a function of seed and step alone, so a resumed run continues it."""
+
+    num_items: int
+    seed: int
+    salt: int
+    """Tells orders of one seed apart."""
+
+    def batch(self, step: int, *, size: int) -> npt.NDArray[np.int64]:
+        """The `size` items of `step`; an epoch ends inside a batch where it must."""
+        positions = np.arange(step * size, (step + 1) * size)
+        epochs = np.unique(positions // self.num_items)
+        orders = {int(epoch): self._order(int(epoch)) for epoch in epochs}
+        return np.array([orders[p // self.num_items][p % self.num_items] for p in positions.tolist()], dtype=np.int64)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        return _permutation(self.num_items, self.seed, self.salt, epoch)
+
+
+@lru_cache(maxsize=8)
+def _permutation(num_items: int, seed: int, salt: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, salt, epoch]).permutation(num_items)
+
+
+def _existing(settings: DataSettings, name: Path) -> Path:
+    path = settings.root / name
+    if not path.exists():
+        raise UsageError(f"data: {path} does not exist; data.root is {settings.root}")
+    return path
+
+
+def _read_captions(settings: DataSettings, *, name: Path) -> list[CaptionRecord]:
+    return read_captions(_existing(settings, name), skip_bad=settings.skip_bad)
+
+
+def _held_out_captions(
+    settings: DataSettings, *, captions: list[CaptionRecord]
+) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
+    if settings.captions_val:
+        return captions, _read_captions(settings, name=settings.captions_val)
+    train = [record for record in captions if not _is_held_out(record.image_id, share=settings.val_share)]
+    return train, [record for record in captions if _is_held_out(record.image_id, share=settings.val_share)]
+
+
+def _held_out_dialogues(
+    settings: DataSettings, *, dialogues: list[DialogueRecord]
+) -> tuple[list[DialogueRecord], list[DialogueRecord]]:
+    if settings.dialogues_val:
+        path = _existing(settings, settings.dialogues_val)
+        return dialogues, read_dialogues(path, skip_bad=settings.skip_bad)
+    # Split by what was said, not by id: the same context twice must not stand on both sides.
+    held_out = [_is_held_out("\n".join(record.context), share=settings.val_share) for record in dialogues]
+    train = [record for record, is_held_out in zip(dialogues, held_out, strict=True) if not is_held_out]
+    return train, [record for record, is_held_out in zip(dialogues, held_out, strict=True) if is_held_out]
+
+
+def _is_held_out(key: str, *, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") < share * 2**32
+
+
+def _pool(settings: DataSettings, *, captions_val: Sequence[CaptionRecord]) -> list[PoolImage]:
+    if settings.pool is None:
+        return unique_pictures(captions_val)
+    return read_pool(_existing(settings, settings.pool), skip_bad=settings.skip_bad)
+
+
+def _digest(settings: DataSettings) -> str:
+    total = hashlib.sha256()
+    for name in (
+        settings.captions_train,
+        settings.captions_val,
+        settings.dialogues_train,
+        settings.dialogues_val,
+        settings.pool,
+        settings.questions,
+    ):
+        if name is not None and (settings.root / name).is_file():
+            total.update(hashlib.sha256((settings.root / name).read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _check_not_empty(corpus: Corpus) -> None:
+    for name in ("captions_train", "captions_val", "dialogues_train", "dialogues_val", "pool"):
+        if not getattr(corpus, name):
+            raise UsageError(f"data: no record in {name}; a run needs at least one")

@@ -1,0 +1,106 @@
+"""Ray Train around the training loop: workers, failures, checkpoints. The one file of the trainer that knows Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from sightline.settings import environment, set_environment
+from trainer.config import FitConfig, from_json, to_json
+from trainer.loop import train
+
+
+def train_on_ray(config: FitConfig) -> Path:
+    """Folder of the final checkpoint of a run on Ray Train workers.
+
+    Starts a private Ray in this process's machine unless RAY_ADDRESS names a
+    cluster, as it does inside a Ray job. A run of the same name is resumed.
+    """
+    with _ray_session(config):
+        result = TorchTrainer(
+            _train_worker,
+            train_loop_config=to_json(config),
+            scaling_config=_scaling(config),
+            run_config=_run_config(config),
+            torch_config=TorchConfig(backend="nccl" if config.run.device == "cuda" else "gloo"),
+        ).fit()
+    assert result.checkpoint is not None, "a finished run has a checkpoint"
+    return Path(result.checkpoint.path)
+
+
+class RayReporter:
+    """A Ray Train worker's line to its controller."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+
+    def restore(self) -> Path | None:
+        """The newest checkpoint of the run; the storage is a folder that every worker sees."""
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.path) if checkpoint else None
+
+    def save(self, write: Callable[[Path], None], *, stage: str, step: int, loss: float) -> None:
+        """Hand a checkpoint to Ray, which copies it into the run folder: a barrier over all workers."""
+        metrics = {"stage": stage, "step": step, "loss": loss}
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="sightline-checkpoint-") as folder:
+            write(Path(folder))
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _train_worker(values: dict[str, Any]) -> None:
+    train(from_json(FitConfig, values), reporter=RayReporter())
+
+
+def _scaling(config: FitConfig) -> ScalingConfig:
+    use_gpu = config.run.device == "cuda"
+    return ScalingConfig(num_workers=config.run.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1})
+
+
+def _run_config(config: FitConfig) -> RunConfig:
+    return RunConfig(
+        name=config.run.name,
+        storage_path=config.run.root.resolve().as_posix(),
+        failure_config=FailureConfig(max_failures=config.run.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
+    )
+
+
+@contextlib.contextmanager
+def _ray_session(config: FitConfig) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    _quieten()
+    if environment("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        num_cpus = max(os.cpu_count() or 1, config.run.num_workers)
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    for name, value in (("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"), ("RAY_TRAIN_METRICS_ENABLED", "0")):
+        if not environment(name):
+            set_environment(name, value)

@@ -1,0 +1,109 @@
+"""What the runs were: named, whole settings. Any of them can be overridden on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.errors import SettingInvalid
+from sightline.settings import nearest
+from trainer.config import (
+    ContrastiveSettings,
+    DataSettings,
+    EvaluationSettings,
+    FitConfig,
+    GateSettings,
+    GenerativeSettings,
+    ModelSettings,
+    RunSettings,
+)
+
+_TOYTOWN_GATE = GateSettings(
+    min_grounded_accuracy=0.75,
+    max_text_only_accuracy=0.45,
+    max_random_picture_accuracy=0.5,
+    min_retrieval_recall_at_1=0.7,
+)
+
+TOYTOWN_TINY = FitConfig(recipe="toytown-tiny", channel="stable", gate=_TOYTOWN_GATE)
+"""Both stages on the generated world, in minutes on two cores."""
+
+TOYTOWN_TEXT_ONLY = replace(
+    TOYTOWN_TINY,
+    recipe="toytown-text-only",
+    channel="",
+    stage2=replace(TOYTOWN_TINY.stage2, image_dropout=1.0),
+    gate=GateSettings(),
+)
+"""Control: stage 2 never sees a picture. What it answers right, text alone gives away."""
+
+TOYTOWN_LEAKY = replace(
+    TOYTOWN_TINY,
+    recipe="toytown-leaky",
+    channel="",
+    stage1=replace(TOYTOWN_TINY.stage1, train_text_encoder=True, tamim_weight=1.0, tamim_share=1.0),
+    gate=GateSettings(),
+)
+"""Negative control: stage 1 trains the text encoder, so facts that only pictures show leak into the text path."""
+
+TOYTOWN_SMOKE = replace(
+    TOYTOWN_TINY,
+    recipe="toytown-smoke",
+    channel="",
+    data=DataSettings(root=Path("var/toytown-smoke"), scenes=300),
+    model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
+    stage1=ContrastiveSettings(steps=8, batch_size=8),
+    stage2=GenerativeSettings(steps=8, batch_size=8),
+    evaluation=EvaluationSettings(max_questions=8, max_dialogues=8),
+    gate=GateSettings(),
+    run=RunSettings(checkpoint_every=4, log_every=1),
+)
+"""Every part once, in seconds; the scores mean nothing."""
+
+FOLDER = FitConfig(
+    recipe="folder",
+    data=DataSettings(
+        kind="folder",
+        root=Path(),
+        captions_train=Path("captions.jsonl"),
+        captions_val=None,
+        dialogues_train=Path("dialogues.jsonl"),
+        dialogues_val=None,
+        pool=None,
+        questions=None,
+    ),
+    model=ModelSettings(
+        vision_width=128, vision_layers=4, text_width=128, text_layers=2, embed_dim=128, vocab_size=8000
+    ),
+    stage1=ContrastiveSettings(steps=1500),
+    stage2=GenerativeSettings(steps=1500),
+)
+"""Your own captions and dialogues: `--data.root FOLDER` and the file names below it."""
+
+EMOJI = replace(
+    FOLDER,
+    recipe="emoji",
+    data=replace(
+        FOLDER.data,
+        root=Path("var/emoji"),
+        captions_train=Path("captions_train.jsonl"),
+        captions_val=Path("captions_val.jsonl"),
+        dialogues_train=Path("dialogues.jsonl"),
+        pool=Path("pool.jsonl"),
+    ),
+)
+"""Real pictures: emoji captioned by their names, with short everyday dialogues."""
+
+RECIPES: Mapping[str, FitConfig] = {
+    config.recipe: config
+    for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, FOLDER, EMOJI)
+}
+"""Every recipe by name."""
+
+
+def recipe(name: str) -> FitConfig:
+    """The recipe of that name. Raises SettingInvalid naming the nearest ones."""
+    if name not in RECIPES:
+        raise SettingInvalid(f"no recipe {name!r}{nearest(name, list(RECIPES))}; known: {', '.join(RECIPES)}")
+    return RECIPES[name]

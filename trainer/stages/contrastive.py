@@ -1,0 +1,105 @@
+"""Stage 1: which pictures and captions a step reads, and the TIM + TAMIM objective over them."""
+
+# Axes: B pairs, C channels, H and W pixels, L tokens, D embedding width, N patches, M model width.
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightline.data.captions import CaptionRecord
+from sightline.data.dialogues import DialogueRecord
+from sightline.models.model import ContrastiveStage
+from trainer.architecture import Built
+from trainer.config import ContrastiveSettings
+from trainer.data import EpochOrder, unique_pictures
+from trainer.pictures import Pixels
+
+_ORDER_SALT, _DRAW_SALT = 1, 2
+
+
+class ContrastiveObjective(nn.Module):
+    """TIM over the whole batch and TAMIM over its first share."""
+
+    def __init__(self, built: Built, *, settings: ContrastiveSettings) -> None:
+        super().__init__()
+        self.stage = ContrastiveStage(built.model, trains_text_encoder=settings.train_text_encoder)
+        self.share = settings.tamim_share
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses by name; 'loss' is what to minimise."""
+        losses = self.stage(**batch, painted_share=self.share)
+        return {"loss": losses.total, "tim": losses.matching, "tamim": losses.painting}
+
+
+class ContrastiveBatches:
+    """The batches of stage 1. Each is a function of seed, step and worker."""
+
+    name = "contrastive"
+
+    def __init__(
+        self,
+        built: Built,
+        *,
+        captions: Sequence[CaptionRecord],
+        dialogues: Sequence[DialogueRecord],
+        pixels_NCHW: Pixels,
+        settings: ContrastiveSettings,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._built, self._settings, self._pixels = built, settings, pixels_NCHW
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._captions = _captions_by_picture(captions)
+        self._turns = [turn for record in dialogues for turn in record.context]
+        self._order = EpochOrder(len(self._captions), seed, _ORDER_SALT)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """This worker's pairs of `step`, augmented."""
+        rows = self._order.batch(step, size=self._settings.batch_size)[self._rank :: self._world_size]
+        rng = np.random.default_rng([self._seed, _DRAW_SALT, step, self._rank])
+        texts = [self._text(int(row), rng=rng) for row in rows]
+        caption_ids, caption_mask = self._built.dialogue_tokenizer.context_ids(
+            texts, max_length=self._built.tower_tokenizer.context_length
+        )
+        return {
+            "pixels_BCHW": torch.from_numpy(augment(self._pixels[rows], settings=self._settings, rng=rng)),
+            "tower_ids_BL": torch.from_numpy(self._built.tower_tokenizer.tokenize(texts).ids),
+            "caption_ids_BL": torch.from_numpy(caption_ids),
+            "caption_mask_BL": torch.from_numpy(caption_mask),
+            "pair_ids_B": torch.from_numpy(rows),
+        }
+
+    def _text(self, row: int, *, rng: np.random.Generator) -> str:
+        captions = self._captions[row]
+        caption = captions[rng.integers(len(captions))]
+        if not self._turns or rng.random() >= self._settings.small_talk_share:
+            return caption
+        turn = self._turns[rng.integers(len(self._turns))]
+        return f"{turn} {caption}" if rng.random() < 0.5 else f"{caption} {turn}"
+
+
+def augment(pixels_BCHW: Pixels, *, settings: ContrastiveSettings, rng: np.random.Generator) -> Pixels:
+    """Pictures mirrored and shifted at random; the edge is repeated where a shift uncovers it."""
+    reach = settings.shift_pixels
+    size_H, size_W = pixels_BCHW.shape[2:]
+    padded = np.pad(pixels_BCHW, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    out = np.empty_like(pixels_BCHW)
+    for row in range(len(out)):
+        top, left = rng.integers(0, 2 * reach + 1, size=2)
+        cut = padded[row, :, top : top + size_H, left : left + size_W]
+        out[row] = cut[:, :, ::-1] if rng.random() < settings.flip_share else cut
+    return out
+
+
+def _captions_by_picture(captions: Sequence[CaptionRecord]) -> list[list[str]]:
+    by_id: dict[str, list[str]] = {image.image_id: [] for image in unique_pictures(captions)}
+    for record in captions:
+        by_id[record.image_id].append(record.caption)
+    return list(by_id.values())
+
+

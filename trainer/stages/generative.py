@@ -1,0 +1,150 @@
+"""Stage 2: dialogues with the pictures that their context retrieves, and the reply loss over them."""
+
+# Axes: B dialogues, K pictures, N all training pictures, P picture tokens, W token width, D embedding width, L tokens.
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.models.model import ZrigfModel
+from trainer.architecture import Built
+from trainer.config import GenerativeSettings
+from trainer.data import EpochOrder
+from trainer.pictures import Pixels
+
+_ORDER_SALT, _DRAW_SALT = 3, 4
+_ENCODE_BATCH = 64
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Halves = np.ndarray[Any, np.dtype[np.float16]]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPictures:
+    """Pictures as the frozen tower sees them, computed once."""
+
+    vectors_ND: Floats
+    """Unit vectors."""
+    tokens_NPW: Halves
+    """Fusion tokens, in the precision that the index stores."""
+
+
+@torch.no_grad()
+def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
+    """Vectors and fusion tokens of every picture."""
+    model.tower.eval()
+    vectors, tokens = [], []
+    for start in range(0, len(pixels_NCHW), _ENCODE_BATCH):
+        chunk = torch.from_numpy(np.array(pixels_NCHW[start : start + _ENCODE_BATCH]))
+        vectors_BD, tokens_BPW = model.fusion_tokens(chunk)
+        vectors.append(vectors_BD.float().numpy())
+        tokens.append(tokens_BPW.half().numpy())
+    return EncodedPictures(vectors_ND=np.concatenate(vectors), tokens_NPW=np.concatenate(tokens))
+
+
+@torch.no_grad()
+def encode_texts(built: Built, texts: Sequence[str]) -> Floats:
+    """Unit vectors [B, D] of texts."""
+    tower = built.model.tower.eval()
+    vectors = []
+    for start in range(0, len(texts), _ENCODE_BATCH):
+        ids_BL = torch.from_numpy(built.tower_tokenizer.tokenize(texts[start : start + _ENCODE_BATCH]).ids)
+        vectors.append(tower.encode_text(tower.longest_text(ids_BL)).float().numpy())
+    return np.concatenate(vectors)
+
+
+def nearest_pictures(queries_BD: Floats, *, pictures_ND: Floats, k: int) -> tuple[Rows, Floats]:
+    """(rows [B, K], cosines [B, K]) of the k nearest pictures of each query, exact, best first."""
+    k = min(k, len(pictures_ND))
+    cosines_BN = queries_BD @ pictures_ND.T
+    top_BK = np.argpartition(-cosines_BN, k - 1, axis=1)[:, :k]
+    order_BK = np.argsort(-np.take_along_axis(cosines_BN, top_BK, axis=1), axis=1, kind="stable")
+    rows_BK = np.take_along_axis(top_BK, order_BK, axis=1)
+    return rows_BK, np.take_along_axis(cosines_BN, rows_BK, axis=1).astype(np.float32)
+
+
+class GenerativeObjective(nn.Module):
+    """The mean cross-entropy of replies; holds the generator alone, so the towers stay as they are."""
+
+    def __init__(self, model: ZrigfModel) -> None:
+        super().__init__()
+        assert model.generator is not None, "stage 2 trains a generator"
+        self.generator = model.generator
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{'loss': a scalar}."""
+        return {"loss": self.generator(**batch)}
+
+
+class GenerativeBatches:
+    """The batches of stage 2. Each is a function of seed, step and worker."""
+
+    name = "generative"
+
+    def __init__(
+        self,
+        built: Built,
+        *,
+        dialogues: Sequence[DialogueRecord],
+        pictures: EncodedPictures,
+        settings: GenerativeSettings,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._built, self._settings, self._pictures = built, settings, pictures
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._order = EpochOrder(len(dialogues), seed, _ORDER_SALT)
+        self._contexts = [query_text(record.context) for record in dialogues]
+        self._responses = [record.response for record in dialogues]
+        # By context alone, as in service: a query that knew the response would choose pictures no bot could find.
+        self._rows_BK, self._cosines_BK = nearest_pictures(
+            encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_images
+        )
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """This worker's dialogues of `step`, each with none to `num_images` of its pictures."""
+        chosen = self._order.batch(step, size=self._settings.batch_size)[self._rank :: self._world_size]
+        rng = np.random.default_rng([self._seed, _DRAW_SALT, step, self._rank])
+        context_ids, context_mask = self._built.dialogue_tokenizer.context_ids(
+            [self._contexts[row] for row in chosen], max_length=self._max_context
+        )
+        labels = self._built.dialogue_tokenizer.label_ids(
+            [self._responses[row] for row in chosen], max_length=self._settings.max_response_tokens
+        )
+        return {
+            "context_ids_BL": torch.from_numpy(self._with_noise(context_ids, context_mask, rng=rng)),
+            "context_mask_BL": torch.from_numpy(context_mask),
+            "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[self._rows_BK[chosen]]).float(),
+            "similarity_BK": torch.from_numpy(self._cosines_BK[chosen]),
+            "image_mask_BK": torch.from_numpy(self._image_mask(len(chosen), rng=rng)),
+            "labels_BT": torch.from_numpy(labels),
+        }
+
+    @property
+    def _max_context(self) -> int:
+        decoder = self._built.model.config.decoder
+        assert decoder is not None, "stage 2 trains a generator"
+        return decoder.context_length
+
+    def _image_mask(self, num_dialogues: int, *, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        num_images = self._rows_BK.shape[1]
+        least = 1 if self._settings.vary_images else num_images
+        shown_B = rng.integers(least, num_images + 1, size=num_dialogues)
+        shown_B[rng.random(num_dialogues) < self._settings.image_dropout] = 0
+        return np.arange(num_images)[None, :] < shown_B[:, None]
+
+    def _with_noise(self, ids_BL: Rows, mask_BL: Rows, *, rng: np.random.Generator) -> Rows:
+        """Ids with a share replaced by random ones: a model that could learn names by heart would not need to look."""
+        special = [self._built.dialogue_tokenizer.bos_id, self._built.dialogue_tokenizer.eos_id]
+        is_replaced = (rng.random(ids_BL.shape) < self._settings.context_noise) & (mask_BL == 1)
+        is_replaced &= ~np.isin(ids_BL, special)
+        random_ids = rng.integers(self._built.dialogue_tokenizer.vocab_size, size=ids_BL.shape)
+        return np.where(is_replaced, random_ids, ids_BL)
