@@ -71,7 +71,7 @@ def _width(group: Group) -> float:
 
 
 def _bottom(group: Group, *, rng: random.Random) -> float:
-    if group.kind in _FLYING and group.name is None:
+    if group.kind in _FLYING and group.size != "huge":
         return 0.56 + rng.uniform(-0.06, 0.06)
     return (0.95 if group.size == "huge" else 0.9) + rng.uniform(-0.03, 0.03)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from sightline.data.toytown.pen import Pen, mix
 from sightline.data.toytown.world import RGB
@@ -94,6 +95,7 @@ def _harbour(pen: Pen, rng: random.Random) -> None:
     for y in (0.22, 0.36):
         pen.box(side + 0.065, y, side + 0.155, y + 0.06, (120, 120, 130), line=0)
     pen.box(side + 0.06, 0.07, side + 0.16, 0.14, (90, 84, 88), line=0)
+    replace(pen, tint=(1.0, 1.0, 1.0)).dot(side + 0.11, 0.105, 0.022, (255, 240, 170))
     pen.box(0, 0.74, 1, 1, (132, 104, 80), line=0)
     for y in (0.74, 0.82, 0.91):
         pen.stroke([(0, y), (1, y)], (92, 70, 54), width=0.014)
@@ -117,6 +119,7 @@ def _park(pen: Pen, rng: random.Random) -> None:
 
 def _street(pen: Pen, rng: random.Random) -> None:
     walls: tuple[RGB, ...] = ((176, 164, 160), (150, 138, 136), (194, 182, 170), (164, 150, 146))
+    lamps = replace(pen, tint=(1.0, 1.0, 1.0))
     left = 0.0
     for number in range(4):
         width, top = 0.25, rng.uniform(0.12, 0.3)
@@ -124,7 +127,7 @@ def _street(pen: Pen, rng: random.Random) -> None:
         for row in range(3):
             for column in range(2):
                 x, y = left + 0.05 + column * 0.1, top + 0.06 + row * 0.13
-                pen.box(x, y, x + 0.055, y + 0.07, (252, 232, 160), line=0)
+                lamps.box(x, y, x + 0.055, y + 0.07, (252, 232, 160), line=0)
         left += width
     pen.box(0, 0.64, 1, 0.7, (190, 188, 184), line=0)
     pen.box(0, 0.69, 1, 1, (92, 94, 102), line=0)

@@ -1,0 +1,52 @@
+"""`sightline toytown`: write the generated world to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sightline.data.toytown.contact_sheet import write_contact_sheet
+from sightline.data.toytown.writer import ToytownSummary, write_toytown
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def toytown(
+    out: Annotated[Path, typer.Option(help="Folder to write; made if absent.")],
+    scenes: Annotated[int, typer.Option(help="Number of pictures, 300 or more.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Decides everything; the same seed writes the same bytes.")] = 0,
+    size: Annotated[int, typer.Option(help="Width and height of a picture in pixels, 16 or more.")] = 64,
+    dialogues: Annotated[int, typer.Option(help="Number of training dialogues.")] = 2000,
+) -> None:
+    """Draw Toytown: pictures, captions, text-only dialogues, questions, composed queries, and a contact sheet."""
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("drawing", total=scenes)
+        summary = write_toytown(
+            out,
+            scenes=scenes,
+            seed=seed,
+            size=size,
+            dialogues=dialogues,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    sheet = out / "contact_sheet.png"
+    write_contact_sheet(sheet, seed=seed)
+    _show(summary, sheet=sheet, console=console)
+
+
+def _show(summary: ToytownSummary, *, sheet: Path, console: Console) -> None:
+    table = Table(title=f"Toytown, seed {summary.seed}: {summary.num_pictures} pictures in {summary.folder}")
+    table.add_column("file")
+    table.add_column("lines", justify="right")
+    for name, lines in summary.lines.items():
+        table.add_row(name, str(lines))
+    console.print(table)
+    console.print(f"Look at {sheet}")

@@ -1,0 +1,26 @@
+"""How varied a set of replies is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sightline.errors import UsageError
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def distinct_n(texts: Sequence[str], *, n: int) -> float:
+    """Different n-grams over all n-grams of the texts, lower-cased words and marks; 0 if there is no n-gram.
+
+    Li et al. 2016 (arXiv 1510.03055). n-grams do not cross texts. Raises
+    UsageError for n below 1.
+    """
+    if n < 1:
+        raise UsageError(f"n: got {n}, limit 1")
+    grams = [gram for text in texts for gram in _grams(_TOKEN.findall(text.lower()), n=n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _grams(tokens: list[str], *, n: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
