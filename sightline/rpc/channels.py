@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -24,8 +25,9 @@ from sightline.rpc.context import (
     new_request_id,
 )
 from sightline.rpc.host_settings import read_pem
+from sightline.rpc.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_ATTEMPTS, RetryBudget, pause_before
 from sightline.rpc.services import SERVICE_NAMES, service_descriptor, service_methods
-from sightline.rpc.status import error_from_rpc
+from sightline.rpc.status import error_from_rpc, is_worth_a_retry
 from sightline.rpc.tokens import Secret
 
 RequestT = TypeVar("RequestT")
@@ -69,10 +71,11 @@ class ChannelSettings:
 
 
 def service_config() -> dict[str, Any]:
-    """The gRPC service config that our channels use; as JSON it serves clients of every language.
+    """The gRPC service config of our services; as JSON it serves clients of every language.
 
     Unary calls that met UNAVAILABLE or RESOURCE_EXHAUSTED are tried again with
-    growing pauses, all of ours being safe to repeat; streams are not.
+    growing pauses, all of ours being safe to repeat; streams are not. A Remote
+    retries by itself instead; see `sightline.rpc.retry`.
     """
     unary = [
         {"service": service_descriptor(service).full_name, "method": method.name}
@@ -81,9 +84,9 @@ def service_config() -> dict[str, Any]:
         if not method.is_streamed
     ]
     retry = {
-        "maxAttempts": 4,
-        "initialBackoff": "0.1s",
-        "maxBackoff": "2s",
+        "maxAttempts": MAX_ATTEMPTS,
+        "initialBackoff": f"{FIRST_PAUSE_S}s",
+        "maxBackoff": f"{LONGEST_PAUSE_S}s",
         "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
     }
@@ -95,11 +98,14 @@ def service_config() -> dict[str, Any]:
 
 
 def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
-    """A channel to the service; it connects when first used. Close it when done.
+    """A channel to the service for stubs of one's own; it connects when first used. Close it when done.
 
     Raises SettingInvalid if a TLS file cannot be read.
     """
-    options = channel_options(settings)
+    return _open(settings, options=channel_options(settings))
+
+
+def _open(settings: ChannelSettings, *, options: list[tuple[str, Any]]) -> grpc.aio.Channel:
     if settings.is_tls:
         return grpc.aio.secure_channel(settings.address, _credentials(settings), options=options)
     return grpc.aio.insecure_channel(settings.address, options=options)
@@ -116,6 +122,10 @@ def channel_options(settings: ChannelSettings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", 310_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 0),
+        # A service that restarts is found again within the pauses of the retries.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
         # Two channels of one process with equal arguments would share a connection,
         # and a connection carries about a hundred streams at once.
         ("grpc.use_local_subchannel_pool", 1),
@@ -130,7 +140,8 @@ class Remote:
 
     def __init__(self, settings: ChannelSettings) -> None:
         self._settings = settings
-        self._channel = open_channel(settings)
+        self._channel = _open(settings, options=[*channel_options(settings), ("grpc.enable_retries", 0)])
+        self._budget = RetryBudget()
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -146,16 +157,28 @@ class Remote:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ResponseT:
-        """The reply to one call, made on behalf of `parent` if one is given.
+        """The reply to one call, made on behalf of `parent` if one is given and tried up to four times.
 
-        It ends by the nearest of `timeout_s`, the channel's own timeout and the
-        parent's deadline. Raises the SightlineError that the service raised.
+        All of it ends by the nearest of `timeout_s`, the channel's own timeout and
+        the parent's deadline. Raises the SightlineError that the service raised,
+        or DependencyUnavailable if nobody answered.
         """
         timeout, metadata = self._envelope(parent, timeout_s=timeout_s, request_id=request_id)
-        try:
-            return await rpc(request, timeout=timeout, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        ends, attempt = time.monotonic() + timeout, 1
+        while True:
+            try:
+                reply = await rpc(request, timeout=max(0.0, ends - time.monotonic()), metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                attempt += 1
+                named = error_from_rpc(error, service=self._settings.application)
+                pause_s = pause_before(attempt, error=named)
+                is_over = attempt > MAX_ATTEMPTS or time.monotonic() + pause_s >= ends
+                if not is_worth_a_retry(error) or not self._budget.fail() or is_over:
+                    raise named from error
+            else:
+                self._budget.succeed()
+                return reply
+            await asyncio.sleep(pause_s)
 
     async def stream(
         self,
@@ -177,7 +200,7 @@ class Remote:
                 if frame.ByteSize():  # type: ignore[attr-defined]
                     yield frame
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            raise error_from_rpc(error, service=self._settings.application) from error
         finally:
             call.cancel()
 

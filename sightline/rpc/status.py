@@ -21,6 +21,7 @@ from sightline.errors import (
     QueueFull,
     SightlineError,
     TokenInvalid,
+    TooManyItems,
 )
 from sightline.v1 import common_pb2
 
@@ -109,16 +110,33 @@ def error_from_item(status: common_pb2.ItemStatus) -> SightlineError | None:
     return _build(status.reason, code=code_pb2.Code.Name(status.code), message=status.message, metadata={})
 
 
-def error_from_rpc(error: FailedCall) -> SightlineError:
-    """The SightlineError that a failed call stands for: by its reason, or by its code where nothing names a reason."""
+def is_worth_a_retry(error: FailedCall) -> bool:
+    """True if the same call may succeed soon: nobody answered, or the service is full, starting or draining.
+
+    A service whose own dependency failed has tried that again itself, so it is not asked again.
+    """
+    if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
+        return False
+    status = _rich_status(error)
+    if status is None:
+        return not _is_oversized(error.code().name, message=error.details() or "")
+    info = next(_unpacked(status, error_details_pb2.ErrorInfo()), None)
+    return info is None or info.reason != DependencyUnavailable.reason
+
+
+def error_from_rpc(error: FailedCall, *, service: str = "") -> SightlineError:
+    """The SightlineError that a failed call stands for: by its reason, or by its code where nothing names a reason.
+
+    `service` is what a DependencyUnavailable names if nobody answered.
+    """
     status = _rich_status(error)
     name, message = error.code().name, error.details() or error.code().name
     if status is None:
-        return _build("", code=name, message=message, metadata={})
+        return _unnamed(name, message=message, service=service)
     info = next(_unpacked(status, error_details_pb2.ErrorInfo()), None)
     retry = next(_unpacked(status, error_details_pb2.RetryInfo()), None)
     if info is None or info.domain != ERROR_DOMAIN:
-        return _build("", code=name, message=message, metadata={})
+        return _unnamed(name, message=message, service=service)
     delay_s = retry.retry_delay.ToMilliseconds() / 1000 if retry is not None else _DEFAULT_RETRY_S
     return _build(info.reason, code=name, message=message, metadata=dict(info.metadata), retry_after_s=delay_s)
 
@@ -147,6 +165,21 @@ _BY_CODE: dict[str, type[SightlineError]] = {
     "PERMISSION_DENIED": TokenInvalid,
     "DATA_LOSS": DataCorrupt,
 }
+
+
+def _unnamed(code: str, *, message: str, service: str) -> SightlineError:
+    if _is_oversized(code, message=message):
+        return TooManyItems(message)
+    if _BY_CODE.get(code) is DependencyUnavailable:
+        # The text is gRPC's or a proxy's and may tell addresses; the cause holds it.
+        return DependencyUnavailable(f"{service or 'the service'} did not answer: {code}", service=service)
+    return _build("", code=code, message=message, metadata={})
+
+
+def _is_oversized(code: str, *, message: str) -> bool:
+    # gRPC refuses an oversized message with the code of a full queue, yet to come
+    # back later would not help.
+    return code == "RESOURCE_EXHAUSTED" and "larger than max" in message
 
 
 def _build(
