@@ -1,4 +1,4 @@
-"""One question to a service that a reply depends on: the caller's deadline and ids go down, failures come back named."""
+"""One question to a service that a reply depends on: deadline and ids go down, failures come back named."""
 
 from __future__ import annotations
 

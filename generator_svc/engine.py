@@ -10,41 +10,28 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sightline.models.generator import GenerationResult, GeneratorModel, ImageEvidence, PreparedContext
 
 from generator_svc.chunks import ChunkBuffer
+from generator_svc.settings import GeneratorSettings
 from sightline.errors import Cancelled, DeadlinePassed, QueueFull
+from sightline.limits import MAX_REPLY_IMAGES
+from sightline.models.generator_model import GenerationResult, GeneratorModel, ImageEvidence, PreparedContext
+from sightline.models.release import load_generator
+from sightline.registry import HotReloader, Manifest, Registry, ReloadSettings
 
 _FIRST_GUESS_S = 0.25
 _MEMORY = 0.8
 _SHORTEST_RETRY_S = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """How much decodes at once, and how text is cut into chunks."""
-
-    max_concurrent_replies: int = 4
-    """Replies that decode at once, a thread each: more share the cores, so each is slower."""
-
-    max_queued_replies: int = 64
-    """Replies that may wait beyond those that decode; one more is refused with QUEUE_FULL."""
-
-    threads_per_reply: int = 1
-    """Threads that torch may use inside one step. More than one pays for large decoders only."""
-
-    flush_ms: float = 30.0
-    """Longest that decoded text waits for more text of the same chunk."""
-
-    flush_tokens: int = 16
-    """Most tokens of one chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +101,9 @@ class StopSignal:
 
 
 class ReplyEngine:
-    """Runs replies in a pool of threads; at most `max_concurrent_replies + max_queued_replies` at any time."""
+    """Runs replies in a pool of threads; takes no more at a time than the settings allow."""
 
-    def __init__(self, settings: EngineSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: GeneratorSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
         self._num_admitted = 0
@@ -139,7 +126,7 @@ class ReplyEngine:
 
         Raises QueueFull when every place is taken.
         """
-        limit = self._settings.max_concurrent_replies + self._settings.max_queued_replies
+        limit = self._settings.max_replies
         if self._num_admitted >= limit:
             message = f"replies: {self._num_admitted} are under way, limit {limit}"
             raise QueueFull(message, retry_after_s=self._retry_after_s(), limit=limit)
@@ -162,7 +149,9 @@ class ReplyEngine:
             await _settle(work, stop=stop)
         return work.result()
 
-    async def stream(self, model: GeneratorModel, job: ReplyJob, *, stop: StopSignal) -> AsyncIterator[ReplyEvent]:
+    async def stream(
+        self, model: GeneratorModel, job: ReplyJob, *, stop: StopSignal
+    ) -> AsyncGenerator[ReplyEvent, None]:
         """The reply of `job` while it is decoded: one Prepared, any number of Chunks, one Finished.
 
         Closing the iterator stops the decoding before its next step and returns
@@ -254,3 +243,34 @@ async def _settle(work: Future[Any], *, stop: StopSignal) -> None:
     stop.cancel()
     if not work.cancel():
         await asyncio.wait({asyncio.wrap_future(work)})
+
+
+def build_reloader(settings: GeneratorSettings) -> HotReloader[GeneratorModel]:
+    """A reloader that follows the channel of `settings`; it loads nothing before its start."""
+    return HotReloader(
+        registry=Registry(settings.registry),
+        channel=settings.channel,
+        cache_dir=settings.cache_dir,
+        load=partial(_load, device=settings.device, dtype=settings.compute_dtype),
+        warm_up=_warm_up,
+        probe=GeneratorModel.check_golden,
+        release=_release,
+        settings=ReloadSettings(poll_interval_s=settings.poll_s),
+    )
+
+
+def _load(folder: Path, manifest: Manifest, *, device: str, dtype: str) -> GeneratorModel:
+    return load_generator(folder, device=device, dtype=dtype)
+
+
+def _warm_up(model: GeneratorModel) -> None:
+    """Answer once with as many pictures as a reply may have and once with none: nobody pays for first-time set-up."""
+    blank = np.zeros((model.num_image_tokens, model.image_token_width), dtype=np.float16)
+    for count in (0, MAX_REPLY_IMAGES):
+        prepared = model.prepare(["warm-up"], [ImageEvidence(tokens=blank, score=0.0)] * count)
+        model.generate(prepared, max_new_tokens=2, num_beams=1, should_stop=lambda: False)
+
+
+def _release(model: GeneratorModel) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sightline.models.generator import GeneratorModel
-
 from generator_svc.encoder_client import EncoderClient
 from generator_svc.orders import PictureSource, ReplyOrder
 from generator_svc.pictures import LookedAt, PicturesOfSpace
@@ -17,6 +15,7 @@ from generator_svc.retriever_client import RetrieverClient
 from sightline.data.dialogues import query_text
 from sightline.errors import CapabilityMissing, EmbeddingSpaceMismatch
 from sightline.limits import MAX_TEXT_CHARS
+from sightline.models.generator_model import GeneratorModel
 from sightline.registry import Loaded
 from sightline.rpc.context import CallContext
 from sightline.rpc.timings import StageClock
@@ -56,6 +55,11 @@ class EvidenceGatherer:
         self._encoder = encoder
         self._space_wait_s = space_wait_s
         self._sleep = sleep
+
+    async def close(self) -> None:
+        """Close the channels to retriever and encoder."""
+        await self._retriever.close()
+        await self._encoder.close()
 
     @asynccontextmanager
     async def gather(self, order: ReplyOrder, *, call: CallContext, clock: StageClock) -> AsyncIterator[Evidence]:

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from sightline.models.generator import GeneratorModel, ImageEvidence
-
-from generator_svc.engine import Chunk, Finished, Prepared, ReplyEngine, ReplyJob, StopSignal
+from generator_svc.encoder_client import EncoderClient
+from generator_svc.engine import Chunk, Finished, Prepared, ReplyEngine, ReplyJob, StopSignal, build_reloader
 from generator_svc.evidence import Evidence, EvidenceGatherer
 from generator_svc.orders import AnyReplyRequest, ReplyOrder, read_order
+from generator_svc.retriever_client import RetrieverClient
 from generator_svc.settings import GeneratorSettings
+from sightline.models.generator_model import GeneratorModel, ImageEvidence
 from sightline.registry import HotReloader, Loaded, ReloadState
 from sightline.rpc.context import CallContext
 from sightline.rpc.timings import StageClock
@@ -70,6 +71,7 @@ class GeneratorServicer:
     async def stop(self) -> None:
         """Finish what decodes, then let the releases go."""
         await asyncio.to_thread(self._engine.close)
+        await self._gatherer.close()
         await self._reloader.stop()
 
     def is_ready(self) -> bool:
@@ -139,6 +141,19 @@ class GeneratorServicer:
             return call.time_remaining
         ends_s = time.monotonic() + self._settings.default_timeout_s
         return lambda: max(0.0, ends_s - time.monotonic())
+
+
+def build_servicer(settings: GeneratorSettings) -> GeneratorServicer:
+    """A servicer that follows the channel of `settings` once it is started. Call it inside the event loop."""
+    reloader = build_reloader(settings)
+    gatherer = EvidenceGatherer(
+        releases=reloader,
+        retriever=RetrieverClient(settings.retriever_channel()),
+        encoder=EncoderClient(settings.encoder_channel()),
+        space_wait_s=settings.space_wait_s,
+    )
+    engine = ReplyEngine(settings)
+    return GeneratorServicer(settings=settings, reloader=reloader, engine=engine, gatherer=gatherer)
 
 
 def _header(reply: _Reply, prepared: Prepared) -> pb.StreamReplyResponse:

@@ -1,4 +1,4 @@
-"""What the generator service can be told, from `SIGHTLINE_GENERATOR_<FIELD>` or `SIGHTLINE_<FIELD>`."""
+"""What the generator can be told, from `SIGHTLINE_GENERATOR_<FIELD>` or `SIGHTLINE_<FIELD>`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SettingInvalid
+from sightline.rpc.channels import ChannelSettings
+from sightline.rpc.tokens import Secret
+
+_SPARE_CALLS = 16
+"""Ray Serve: calls that a replica takes beyond those it answers, so that they are refused here and by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +26,54 @@ class GeneratorSettings:
     cache_dir: Path = Path("var/cache/generator")
     """Folder into which releases are fetched."""
 
-    retriever_address: str = "127.0.0.1:50052"
-    """host:port of the retriever, or of the gRPC ingress before it."""
+    poll_s: float = 2.0
+    """How often the channel is looked at: the delay of a new release, paid with reads of the registry."""
 
-    encoder_address: str = "127.0.0.1:50051"
-    """host:port of the encoder, or of the gRPC ingress before it."""
+    port: int = 50053
+    """TCP port of the standalone host; Ray Serve has its own."""
+
+    device: str = "cpu"
+    """Where the model computes, as torch names it: "cpu", "cuda", "cuda:1"."""
 
     compute_dtype: str = "auto"
     """"float32", "bfloat16" or "auto", which takes bfloat16 where the machine multiplies it in hardware."""
 
-    min_score: float = -1.0
-    """Least similarity of a retrieved picture where the caller names none, -1 to 1. Higher answers more
-    dialogues from text alone; -1 always looks at k pictures."""
+    retriever_address: str = "127.0.0.1:50052"
+    """`host:port` of the retriever."""
+    retriever_application: str = "retriever"
+    """Ray Serve application of the retriever."""
+    retriever_timeout_s: float = 10.0
+    """Longest that one call to the retriever may take; a nearer deadline of the caller wins."""
+    retriever_token: Secret | None = None
+    """Bearer token for the retriever."""
+    retriever_is_tls: bool = False
+    """Whether the retriever speaks TLS."""
+    retriever_ca_file: Path | None = None
+    """PEM certificates that sign the retriever; none means the machine's own roots."""
 
-    dependency_timeout_s: float = 10.0
-    """Longest wait for one answer of retriever or encoder; a nearer deadline of the caller wins."""
+    encoder_address: str = "127.0.0.1:50051"
+    """`host:port` of the encoder, asked only for pictures that a caller shows."""
+    encoder_application: str = "encoder"
+    """Ray Serve application of the encoder."""
+    encoder_timeout_s: float = 10.0
+    """Longest that one call to the encoder may take."""
+    encoder_token: Secret | None = None
+    """Bearer token for the encoder."""
+    encoder_is_tls: bool = False
+    """Whether the encoder speaks TLS."""
+    encoder_ca_file: Path | None = None
+    """PEM certificates that sign the encoder; none means the machine's own roots."""
+
+    min_score: float = -1.0
+    """Least similarity of a retrieved picture where the caller names none, -1 to 1. Higher answers more dialogues
+    from text alone; -1 always looks at k pictures."""
 
     default_timeout_s: float = 60.0
     """Time for a reply whose caller names no deadline."""
 
     space_wait_s: float = 10.0
-    """Longest wait for the release of the space in which the retriever answers, which it may have entered
-    first. Zero asks once more at once and then gives up."""
+    """Longest wait for a release of the space in which retriever or encoder answer: they may enter a new one first.
+    Zero asks once more at once and then refuses."""
 
     max_concurrent_replies: int = 4
     """Replies that decode at once, a thread each: more share the cores, so each is slower."""
@@ -51,7 +82,7 @@ class GeneratorSettings:
     """Replies that may wait beyond those that decode; one more is refused with QUEUE_FULL."""
 
     threads_per_reply: int = 1
-    """Threads that one step may use. More than one pays for large decoders only."""
+    """Cores of one decoding step. More than one pays for large decoders only."""
 
     flush_ms: float = 30.0
     """Longest that decoded text waits for more text of the same chunk."""
@@ -59,17 +90,62 @@ class GeneratorSettings:
     flush_tokens: int = 16
     """Most tokens of one chunk."""
 
+    shutdown_s: float = 60.0
+    """Ray Serve: longest time that a replica which is replaced gets to finish its replies."""
+
+    num_replicas: int = 1
+    """Ray Serve: replicas, each with a model of its own."""
+
+    num_cpus: float = 1.0
+    """Ray Serve: cores that Ray sets aside for a replica; a booking, not a limit."""
+
+    num_gpus: float = 0.0
+    """Ray Serve: devices that Ray sets aside for a replica."""
+
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a value outside its range."""
-        _check(self.min_score, name="min_score", low=-1, high=1)
-        _check(self.max_concurrent_replies, name="max_concurrent_replies", low=1, high=1024)
-        _check(self.max_queued_replies, name="max_queued_replies", low=0, high=100_000)
-        _check(self.threads_per_reply, name="threads_per_reply", low=1, high=1024)
-        _check(self.flush_tokens, name="flush_tokens", low=1, high=256)
-        for name in ("dependency_timeout_s", "default_timeout_s", "space_wait_s", "flush_ms"):
-            _check(getattr(self, name), name=name, low=0, high=86_400_000)
+        _check(self.min_score, name="min_score", least=-1, most=1)
+        for name in ("max_concurrent_replies", "threads_per_reply", "flush_tokens", "num_replicas"):
+            _check(getattr(self, name), name=name, least=1)
+        for name in ("port", "max_queued_replies", "flush_ms", "space_wait_s", "shutdown_s"):
+            _check(getattr(self, name), name=name, least=0)
+        for name in ("poll_s", "default_timeout_s", "retriever_timeout_s", "encoder_timeout_s"):
+            _check(getattr(self, name), name=name, least=0.001)
+
+    @property
+    def max_replies(self) -> int:
+        """Replies that decode or wait."""
+        return self.max_concurrent_replies + self.max_queued_replies
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Ray Serve: calls in one replica at once."""
+        return self.max_replies + _SPARE_CALLS
+
+    def retriever_channel(self) -> ChannelSettings:
+        """How the retriever is spoken to."""
+        return ChannelSettings(
+            address=self.retriever_address,
+            application=self.retriever_application,
+            timeout_s=self.retriever_timeout_s,
+            token=self.retriever_token,
+            is_tls=self.retriever_is_tls,
+            tls_ca_file=self.retriever_ca_file,
+        )
+
+    def encoder_channel(self) -> ChannelSettings:
+        """How the encoder is spoken to."""
+        return ChannelSettings(
+            address=self.encoder_address,
+            application=self.encoder_application,
+            timeout_s=self.encoder_timeout_s,
+            token=self.encoder_token,
+            is_tls=self.encoder_is_tls,
+            tls_ca_file=self.encoder_ca_file,
+        )
 
 
-def _check(value: float, *, name: str, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise SettingInvalid(f"{name}: got {value}, expected {low} to {high}")
+def _check(value: float, *, name: str, least: float, most: float = float("inf")) -> None:
+    if not least <= value <= most:
+        limit = f"at least {least:g}" if most == float("inf") else f"{least:g} to {most:g}"
+        raise SettingInvalid(f"{name}: got {value}, expected {limit}")

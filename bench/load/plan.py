@@ -15,7 +15,7 @@ MAX_CALLS = 500_000
 KINDS = ("chat", "search", "encode", "picture")
 
 
-class Arrivals(str, enum.Enum):
+class Arrivals(enum.StrEnum):
     """How the starts of calls are spread over time."""
 
     CONSTANT = "constant"

@@ -1,4 +1,4 @@
-"""Starts calls when they are due and measures each from that moment, so that a slow server cannot slow the load down."""
+"""Starts calls when they are due and measures each from that moment: a slow service cannot slow the load down."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ SHED = "SHED"
 """The code of a call that was due but not made, since `max_in_flight` calls were under way."""
 UNFINISHED = "UNFINISHED"
 """The code of a call that was still under way when the run had to end."""
-
-_GRACE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +41,12 @@ class Sample:
 
 
 class Runner:
-    """Runs one plan on one event loop."""
+    """Runs one plan on one event loop; calls get `grace_s` beyond their deadline to come back by themselves."""
 
-    def __init__(self, plan: LoadPlan, *, calls: Mapping[str, Call]) -> None:
+    def __init__(self, plan: LoadPlan, *, calls: Mapping[str, Call], grace_s: float = 2.0) -> None:
         self._plan = plan
         self._calls = calls
+        self._grace_s = grace_s
         self._samples: list[Sample] = []
         self._running: dict[asyncio.Task[None], Arrival] = {}
         self._defects: list[BaseException] = []
@@ -55,7 +54,7 @@ class Runner:
         self._began_s = self._loop.time()
 
     async def run(self) -> list[Sample]:
-        """One sample per due call, in the order in which they ended. Takes at most duration + timeout + 2 s.
+        """One sample per due call, in the order in which they ended. Takes at most duration, timeout and grace.
 
         Raises what a call raised beside SightlineErrors: a defect of this program.
         """
@@ -64,7 +63,7 @@ class Runner:
             await self._until(arrival.due_s)
             self._start(arrival)
         if self._running:
-            await asyncio.wait(self._running, timeout=self._plan.timeout_s + _GRACE_S)
+            await asyncio.wait(self._running, timeout=self._plan.timeout_s + self._grace_s)
         await self._give_up()
         if self._defects:
             raise self._defects[0]

@@ -117,9 +117,7 @@ def _is_good(sample: Sample, objectives_ms: Mapping[str, float]) -> bool:
     return sample.code == OK and sample.latency_s * 1000 <= objectives_ms[sample.kind]
 
 
-def _summarise_kind(
-    samples: Sequence[Sample], *, num_good: int, duration_s: float, objective_ms: float
-) -> KindSummary:
+def _summarise_kind(samples: Sequence[Sample], *, num_good: int, duration_s: float, objective_ms: float) -> KindSummary:
     done = [sample for sample in samples if sample.code == OK]
     first = [sample.first_text_s for sample in done if sample.first_text_s is not None]
     codes = Counter(" ".join(filter(None, (sample.code, sample.reason))) for sample in samples)

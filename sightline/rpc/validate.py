@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from sightline.errors import EmbeddingSpaceMismatch, FieldMissing, FieldOutOfRange, TextTooLong, TooManyItems
 from sightline.limits import MAX_IMAGE_ID_CHARS, MAX_METADATA_CHARS, MAX_METADATA_PAIRS, MAX_TEXT_CHARS
+
+
+class EnumKind(Protocol):
+    """An enum of the contract, as generated."""
+
+    def items(self) -> Collection[tuple[str, int]]:
+        """Its names with their numbers."""
+
+    def values(self) -> Collection[int]:
+        """Its numbers."""
 
 
 def check_present(is_present: bool, *, field: str) -> None:
@@ -38,7 +47,7 @@ def check_range(value: float, *, field: str, low: float, high: float) -> None:
         raise FieldOutOfRange(f"{field}: got {value}, expected {limit}", field=field, value=value, limit=limit)
 
 
-def check_enum(value: int, *, kind: EnumTypeWrapper, field: str) -> None:
+def check_enum(value: int, *, kind: EnumKind, field: str) -> None:
     """Raise FieldOutOfRange if `value` is the unspecified zero or no value of the enum `kind`."""
     known = [name for name, number in kind.items() if number != 0]
     if value == 0 or value not in kind.values():

@@ -61,9 +61,7 @@ def test_grounding_names_where_pictures_come_from(fields: dict[str, object], sou
         ({"grounding": 9}, FieldOutOfRange),
     ],
 )
-def test_wishes_that_contradict_each_other_are_refused(
-    fields: dict[str, object], error: type[SightlineError]
-) -> None:
+def test_wishes_that_contradict_each_other_are_refused(fields: dict[str, object], error: type[SightlineError]) -> None:
     with pytest.raises(error):
         read(**fields)
 
@@ -109,9 +107,7 @@ def test_values_at_the_limit_are_taken(fields: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(("fields", "error"), ABOVE_THE_LIMIT, ids=lambda value: getattr(value, "__name__", None))
-def test_values_above_the_limit_are_refused_by_name(
-    fields: dict[str, object], error: type[SightlineError]
-) -> None:
+def test_values_above_the_limit_are_refused_by_name(fields: dict[str, object], error: type[SightlineError]) -> None:
     with pytest.raises(error) as refused:
         read(**fields)
     assert next(iter(fields)) in refused.value.message.replace("num_beams", "options").replace("max_new", "options")
