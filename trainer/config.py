@@ -37,6 +37,8 @@ class DataSettings:
     """Pictures that retrieval is measured over: a JSONL or a folder; None: the held-out captioned pictures."""
     questions: Path | None = Path("questions.jsonl")
     """Held-out questions with known answers; None skips the grounding scores."""
+    questions_seen: Path | None = None
+    """Held-out questions about subjects that training dialogues mention; None skips `seen_accuracy`."""
     val_share: float = 0.1
     """Share of pictures and of dialogues held out where no held-out file is named."""
     skip_bad: bool = False

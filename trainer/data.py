@@ -33,6 +33,7 @@ class Corpus:
     dialogues_val: Sequence[DialogueRecord]
     pool: Sequence[PoolImage]
     questions: Sequence[QuestionRecord]
+    questions_seen: Sequence[QuestionRecord]
     digest: str
     """sha256 of the files that the records were read from."""
 
@@ -62,7 +63,8 @@ def load_corpus(settings: DataSettings) -> Corpus:
         dialogues_train=dialogues_train,
         dialogues_val=dialogues_val,
         pool=_pool(settings, captions_val=captions_val),
-        questions=read_questions(_existing(settings, settings.questions)) if settings.questions else [],
+        questions=_questions(settings, name=settings.questions),
+        questions_seen=_questions(settings, name=settings.questions_seen),
         digest=_digest(settings),
     )
     _check_not_empty(corpus)
@@ -142,6 +144,10 @@ def _pool(settings: DataSettings, *, captions_val: Sequence[CaptionRecord]) -> l
     if settings.pool is None:
         return unique_pictures(captions_val)
     return read_pool(_existing(settings, settings.pool), skip_bad=settings.skip_bad)
+
+
+def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
+    return read_questions(_existing(settings, name), skip_bad=settings.skip_bad) if name else []
 
 
 def _digest(settings: DataSettings) -> str:

@@ -26,7 +26,12 @@ _TOYTOWN_GATE = GateSettings(
     min_retrieval_recall_at_1=0.7,
 )
 
-TOYTOWN_TINY = FitConfig(recipe="toytown-tiny", channel="stable", gate=_TOYTOWN_GATE)
+TOYTOWN_TINY = FitConfig(
+    recipe="toytown-tiny",
+    channel="stable",
+    data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
+    gate=_TOYTOWN_GATE,
+)
 """Both stages on the generated world, in minutes on two cores."""
 
 TOYTOWN_TEXT_ONLY = replace(
@@ -51,7 +56,7 @@ TOYTOWN_SMOKE = replace(
     TOYTOWN_TINY,
     recipe="toytown-smoke",
     channel="",
-    data=DataSettings(root=Path("var/toytown-smoke"), scenes=300),
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=300),
     model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
     stage1=ContrastiveSettings(steps=8, batch_size=8),
     stage2=GenerativeSettings(steps=8, batch_size=8),

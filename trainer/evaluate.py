@@ -1,0 +1,156 @@
+"""What a model is worth: retrieval, grounding against its controls, and perplexity, on held-out data only."""
+
+# Axes: Q queries, N pictures, K pictures of a query, D embedding width.
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sightline.data.dialogues import query_text
+from sightline.data.pools import PoolImage
+from sightline.data.questions import QuestionRecord
+from sightline.metrics import grounded_accuracy, ranks_of_first_relevant, recall_at_each
+from trainer.answers import answer_all, reply_inputs
+from trainer.architecture import Built
+from trainer.config import EvaluationSettings
+from trainer.data import Corpus, unique_pictures
+from trainer.pictures import load_pictures
+from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_pictures, encode_texts, nearest_pictures
+
+ItemT = TypeVar("ItemT")
+Scores = dict[str, float]
+_RECALLS = (1, 5, 10)
+_NO_PICTURES = 0
+
+
+def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path, seed: int) -> Scores:
+    """Every score that the corpus allows, by name; pictures of the pool were never trained on."""
+    pool = _encode(built, corpus.pool, cache=cache)
+    scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
+        built, corpus=corpus, pool=pool, settings=settings
+    )
+    if corpus.questions:
+        examiner = _Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
+        scores |= examiner.held_out(spread(corpus.questions, limit=settings.max_questions))
+        if corpus.questions_seen:
+            scores |= examiner.seen(spread(corpus.questions_seen, limit=settings.max_questions))
+    return scores
+
+
+def spread(items: Sequence[ItemT], *, limit: int) -> list[ItemT]:
+    """At most `limit` of `items`, evenly over all of them; 0 takes all."""
+    if not limit or limit >= len(items):
+        return list(items)
+    return [items[int(position)] for position in np.linspace(0, len(items) - 1, num=limit)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examiner:
+    """Asks questions over one pool, with pictures chosen in several ways."""
+
+    built: Built
+    pool: EncodedPictures
+    images: Sequence[PoolImage]
+    settings: EvaluationSettings
+    seed: int
+
+    def held_out(self, questions: Sequence[QuestionRecord]) -> Scores:
+        """Retrieval, and accuracy with retrieved, no, random and right pictures."""
+        relevant_QN = self._relevant(questions)
+        queries_QD = self._queries(questions)
+        ranks_Q = ranks_of_first_relevant(queries_QD @ self.pool.vectors_ND.T, relevant_QT=relevant_QN)
+        rows_QK = self._retrieved(queries_QD)
+        scores = {f"retrieval_{name}": value for name, value in recall_at_each(_RECALLS, rank_Q=ranks_Q).items()}
+        scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="grounded")
+        scores |= self._accuracies(questions, rows_QK=rows_QK[:, :_NO_PICTURES], prefix="text_only")
+        scores |= self._accuracies(questions, rows_QK=self._drawn(~relevant_QN), prefix="random_picture")
+        scores |= self._accuracies(questions, rows_QK=self._drawn(relevant_QN), prefix="oracle")
+        scores |= self._accuracies(questions, rows_QK=rows_QK[:, :1], prefix="one_picture")
+        return scores | {"num_questions": float(len(questions)), "num_pool_pictures": float(len(self.images))}
+
+    def seen(self, questions: Sequence[QuestionRecord]) -> Scores:
+        """Accuracy on subjects that training dialogues did talk about."""
+        return self._accuracies(questions, rows_QK=self._retrieved(self._queries(questions)), prefix="seen")
+
+    def _accuracies(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str) -> Scores:
+        queries_QD = self._queries(questions)
+        cosines_QK = np.einsum("qd,qkd->qk", queries_QD, self.pool.vectors_ND[rows_QK]).astype(np.float32)
+        texts = answer_all(
+            self.built,
+            contexts=[question.context for question in questions],
+            pictures=self.pool,
+            rows_BK=rows_QK,
+            cosines_BK=cosines_QK,
+            max_new_tokens=self.settings.max_new_tokens,
+            batch_size=self.settings.batch_size,
+        )
+        found = grounded_accuracy(texts, questions=questions)
+        by_fact = {f"{prefix}_{fact}_accuracy": value for fact, value in found.by_fact.items()}
+        return {f"{prefix}_accuracy": found.overall} | by_fact
+
+    def _queries(self, questions: Sequence[QuestionRecord]) -> Floats:
+        return encode_texts(self.built, [query_text(question.context) for question in questions])
+
+    def _retrieved(self, queries_QD: Floats) -> Rows:
+        k = self.settings.num_images
+        return nearest_pictures(queries_QD, pictures_ND=self.pool.vectors_ND, k=k)[0]
+
+    def _relevant(self, questions: Sequence[QuestionRecord]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        row_of = {image.image_id: row for row, image in enumerate(self.images)}
+        relevant_QN = np.zeros((len(questions), len(self.images)), dtype=bool)
+        for query, question in enumerate(questions):
+            relevant_QN[query, [row_of[image_id] for image_id in question.relevant_image_ids]] = True
+        return relevant_QN
+
+    def _drawn(self, allowed_QN: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rows:
+        """Pictures drawn at random among the allowed ones of each query."""
+        rng = np.random.default_rng([self.seed, 5])
+        k = min(self.settings.num_images, int(allowed_QN.sum(axis=1).min()))
+        return np.stack([rng.choice(np.flatnonzero(allowed_N), size=k, replace=False) for allowed_N in allowed_QN])
+
+
+def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
+    images = unique_pictures(corpus.captions_val)
+    pictures = _encode(built, images, cache=cache)
+    row_of = {image.image_id: row for row, image in enumerate(images)}
+    rows_Q = np.array([row_of[record.image_id] for record in corpus.captions_val])
+    relevant_QN = rows_Q[:, None] == np.arange(len(images))[None, :]
+    queries_QD = encode_texts(built, [record.caption for record in corpus.captions_val])
+    ranks_Q = ranks_of_first_relevant(queries_QD @ pictures.vectors_ND.T, relevant_QT=relevant_QN)
+    recalls = recall_at_each(_RECALLS, rank_Q=ranks_Q)
+    return {f"caption_{name}": value for name, value in recalls.items()} | {"num_captions": float(len(ranks_Q))}
+
+
+@torch.inference_mode()
+def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings: EvaluationSettings) -> Scores:
+    """Token-weighted perplexity of held-out responses with pictures that their context retrieves from the pool."""
+    assert built.model.generator is not None, "only a model with a generator has a perplexity"
+    dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
+    queries_QD = encode_texts(built, [query_text(record.context) for record in dialogues])
+    rows_QK, cosines_QK = nearest_pictures(queries_QD, pictures_ND=pool.vectors_ND, k=settings.num_images)
+    generator, total, num_tokens = built.model.generator.eval(), 0.0, 0
+    for start in range(0, len(dialogues), settings.batch_size):
+        part = slice(start, start + settings.batch_size)
+        contexts = [record.context for record in dialogues[part]]
+        inputs = reply_inputs(
+            built, contexts=contexts, pictures=pool, rows_BK=rows_QK[part], cosines_BK=cosines_QK[part]
+        )
+        labels_BT = torch.from_numpy(
+            built.dialogue_tokenizer.label_ids([record.response for record in dialogues[part]], max_length=128)
+        )
+        logits_BTV = generator.logits(generator.remember(**inputs), labels_BT)
+        total += float(F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), reduction="sum"))
+        num_tokens += int((labels_BT != -100).sum())
+    return {"perplexity": math.exp(total / num_tokens)}
+
+
+def _encode(built: Built, images: Sequence[PoolImage], *, cache: Path) -> EncodedPictures:
+    pixels = load_pictures(images, preprocess=built.model.tower.preprocess, cache=cache)
+    return encode_pictures(built.model, pixels)
