@@ -1,0 +1,109 @@
+"""The tokenizers of open_clip's own architectures, kept inside the release that uses them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, default_bpe
+
+from sightline.errors import ReleaseInvalid, SettingInvalid
+from sightline.models.tokenizer import (
+    TOWER_FILE,
+    CorpusTowerTokenizer,
+    TokenizedTexts,
+    TowerTokenizer,
+    pad_rows,
+    read_tokenizer,
+)
+
+BPE_FILE = "tower_bpe.txt.gz"
+HF_FOLDER = "tower_hf"
+HF_SETTINGS = "tower_hf.json"
+
+
+class ClipTowerTokenizer:
+    """CLIP's byte-pair tokenizer, as all tags without a tokenizer of their own use it."""
+
+    def __init__(self, *, context_length: int, bpe: Path | None = None) -> None:
+        self.context_length = context_length
+        self._bpe = Path(default_bpe()) if bpe is None else bpe
+        self._tokenizer = SimpleTokenizer(bpe_path=str(self._bpe), context_length=context_length)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        rows = [[start, *self._tokenizer.encode(text), end] for text in texts]
+        return pad_rows(rows, context_length=self.context_length, eos_id=end)
+
+    def save(self, folder: Path) -> None:
+        """Write `tower_bpe.txt.gz`."""
+        shutil.copyfile(self._bpe, folder / BPE_FILE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HfTowerSettings:
+    """How open_clip reads a transformers tokenizer for a tower."""
+
+    context_length: int
+    clean: str = "whitespace"
+    strip_sep_token: bool = False
+    tokenizer_mode: str = ""
+
+
+class HfTowerTokenizer:
+    """A transformers tokenizer as open_clip reads it for towers that name one."""
+
+    def __init__(self, source: str, *, settings: HfTowerSettings, options: dict[str, Any] | None = None) -> None:
+        self.context_length = settings.context_length
+        self._settings = settings
+        self._tokenizer = HFTokenizer(source, **dataclasses.asdict(settings), **(options or {}))
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The texts as ids, each cut at its end to `context_length`."""
+        ids = self._tokenizer(list(texts)).numpy().astype(np.int64)
+        cleaned = [self._tokenizer.clean_fn(text) for text in texts]
+        lengths = [len(self._tokenizer.tokenizer(text, truncation=False).input_ids) for text in cleaned]
+        cut = [length > self.context_length for length in lengths]
+        return TokenizedTexts(ids=ids, num_tokens=lengths, is_truncated=cut)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's own files and how to read them."""
+        self._tokenizer.save_pretrained(str(folder / HF_FOLDER))
+        (folder / HF_SETTINGS).write_text(json.dumps(dataclasses.asdict(self._settings), sort_keys=True))
+
+
+def tower_tokenizer_of_tag(tag: str, *, context_length: int) -> TowerTokenizer:
+    """The tokenizer that open_clip gives an architecture; one with a tokenizer of its own may be downloaded by it."""
+    values = open_clip.get_model_config(tag)
+    if values is None:
+        raise SettingInvalid(f"tag: open_clip knows no architecture {tag!r}")
+    text = values["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        return ClipTowerTokenizer(context_length=context_length)
+    options = dict(text.get("tokenizer_kwargs") or {})
+    settings = HfTowerSettings(
+        context_length=context_length,
+        clean=options.pop("clean", "whitespace"),
+        strip_sep_token=options.pop("strip_sep_token", False),
+        tokenizer_mode=text.get("tokenizer_mode") or "",
+    )
+    return HfTowerTokenizer(text["hf_tokenizer_name"], settings=settings, options=options)
+
+
+def read_tower_tokenizer(folder: Path, *, context_length: int) -> TowerTokenizer:
+    """The tower's tokenizer of a release. Raises ReleaseInvalid if the folder holds none."""
+    if (folder / TOWER_FILE).is_file():
+        return CorpusTowerTokenizer(read_tokenizer(folder / TOWER_FILE), context_length=context_length)
+    if (folder / BPE_FILE).is_file():
+        return ClipTowerTokenizer(context_length=context_length, bpe=folder / BPE_FILE)
+    if (folder / HF_SETTINGS).is_file():
+        settings = HfTowerSettings(**json.loads((folder / HF_SETTINGS).read_text()))
+        return HfTowerTokenizer(str(folder / HF_FOLDER), settings=settings)
+    raise ReleaseInvalid(f"{folder.name}: holds no tokenizer of the text tower")

@@ -1,0 +1,207 @@
+"""What a ZRIGF model is, as frozen dataclasses that round-trip through JSON and refuse unknown keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sightline.errors import SettingInvalid
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """The dual encoder. With a `tag` open_clip decides and the numbers only describe."""
+
+    vocab_size: int
+    """Entries of the tower's tokenizer."""
+    tag: str = ""
+    """open_clip architecture (`ViT-B-32`, `local-dir:<folder>`); empty builds open_clip's CLIP class from below."""
+    embed_dim: int = 96
+    """Width of the vectors that texts and pictures meet in."""
+    image_size: int = 56
+    """Side in pixels to which pictures are brought."""
+    patch_size: int = 8
+    """Side of a patch in pixels; must divide image_size."""
+    vision_width: int = 96
+    """Width of a picture token."""
+    vision_layers: int = 3
+    vision_head_width: int = 32
+    """Width of one attention head; must divide vision_width."""
+    text_width: int = 96
+    text_layers: int = 2
+    text_heads: int = 3
+    """Attention heads of the text tower; must divide text_width."""
+    context_length: int = 48
+    """Tokens of a text that are read, start and end included."""
+
+    def __post_init__(self) -> None:
+        if not self.tag:
+            _check_divides("patch_size", self.patch_size, into="image_size", value=self.image_size)
+            _check_divides("vision_head_width", self.vision_head_width, into="vision_width", value=self.vision_width)
+            _check_divides("text_heads", self.text_heads, into="text_width", value=self.text_width)
+        _check_positive(self, "vocab_size", "embed_dim", "image_size", "context_length")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A BART: text encoder and decoder of the dialogue part."""
+
+    vocab_size: int
+    """Entries of the decoder's tokenizer."""
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    """End of text; a reply starts from it too, as BART's do."""
+    d_model: int = 96
+    """Width of the hidden states."""
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    encoder_heads: int = 4
+    decoder_heads: int = 4
+    encoder_ffn: int = 256
+    decoder_ffn: int = 256
+    max_positions: int = 288
+    """Positions of either side; bounds context_length and the longest reply."""
+    context_length: int = 96
+    """Tokens of a dialogue that are read, start and end included."""
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation: str = "gelu"
+    init_std: float = 0.02
+    """Spread of fresh weights."""
+    scale_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        _check_divides("decoder_heads", self.decoder_heads, into="d_model", value=self.d_model)
+        _check_divides("encoder_heads", self.encoder_heads, into="d_model", value=self.d_model)
+        if not 2 < self.context_length <= self.max_positions:
+            raise SettingInvalid(f"context_length: got {self.context_length}, limits 3 to {self.max_positions}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """How pictures enter the dialogue (MF and IT of ZRIGF)."""
+
+    token_grid: int = 7
+    """Pictures are read as token_grid x token_grid tokens; a finer patch grid is average-pooled to it."""
+    heads: int = 4
+    """Attention heads of the two cross blocks; must divide the decoder's d_model."""
+    dropout: float = 0.1
+    text_gate_bias: float = 4.0
+    """Start of the text gate of information transfer: sigmoid(4) is 0.98, open but still trainable."""
+    vision_gate_bias: float = -2.0
+    """Start of the vision gate: sigmoid(-2) is 0.12."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """What text-assisted masked image modelling hides (TAMIM of ZRIGF)."""
+
+    cell_patches: int = 1
+    """Side of a mask cell in patches; must divide the patch grid."""
+    ratio: float = 0.4
+    """Share of cells that are masked, rounded up: 20 of 49."""
+    visible_ratio: float = 0.2
+    """Share of masked patches that the tower still sees; the loss counts them all the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "visible_ratio"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SettingInvalid(f"{name}: got {getattr(self, name)}, limits 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZrigfConfig:
+    """A whole model of the `clip` variant. Without a decoder it only encodes."""
+
+    tower: TowerConfig
+    decoder: DecoderConfig | None = None
+    fusion: FusionConfig = FusionConfig()
+    masking: MaskingConfig = MaskingConfig()
+    tamim_weight: float = 0.2
+    """Share of the masked-picture loss in stage 1 (L = TIM + weight * TAMIM)."""
+    label_smoothing: float = 0.0
+    """Smoothing of the reply's targets in stage 2; the authors used 0.1."""
+
+    def __post_init__(self) -> None:
+        if self.decoder is not None:
+            _check_divides("heads", self.fusion.heads, into="d_model", value=self.decoder.d_model)
+
+    def to_json(self) -> str:
+        """The configuration as indented JSON."""
+        return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ZrigfConfig:
+        """The configuration that `to_json` wrote.
+
+        Raises SettingInvalid if a key is unknown or missing, a value has
+        another type, or the format is newer than this code.
+        """
+        values = _parse_object(text)
+        if (version := values.pop("format", None)) != FORMAT_VERSION:
+            raise SettingInvalid(f"format of a model configuration: got {version!r}, expected {FORMAT_VERSION}")
+        decoder = values.pop("decoder", None)
+        return cls(
+            tower=_fill(TowerConfig, values.pop("tower", {})),
+            decoder=None if decoder is None else _fill(DecoderConfig, decoder),
+            fusion=_fill(FusionConfig, values.pop("fusion", {})),
+            masking=_fill(MaskingConfig, values.pop("masking", {})),
+            **_checked(cls, values),
+        )
+
+
+def tiny_config(*, vocab_size: int, pad_id: int, bos_id: int, eos_id: int) -> ZrigfConfig:
+    """A model of well under two million parameters that learns Toytown on two cores, its tokenizer shared."""
+    return ZrigfConfig(
+        tower=TowerConfig(vocab_size=vocab_size),
+        decoder=DecoderConfig(vocab_size=vocab_size, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id),
+    )
+
+
+def num_masked_cells(cells: int, *, ratio: float) -> int:
+    """How many of `cells` are masked: the ratio, rounded up; 20 of 49 at 0.4."""
+    return math.ceil(round(ratio * cells, 9))
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingInvalid(f"model configuration is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingInvalid(f"model configuration: got {type(values).__name__}, expected an object")
+    return values
+
+
+def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    if missing := sorted(required - values.keys()):
+        raise SettingInvalid(f"{kind.__name__}: {', '.join(missing)} missing")
+    return kind(**_checked(kind, values))
+
+
+def _checked(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in types:
+            raise SettingInvalid(f"{kind.__name__}: unknown key {name!r}; known are {', '.join(sorted(types))}")
+        if type(value).__name__ != types[name] and not (types[name] == "float" and type(value) is int):
+            raise SettingInvalid(f"{kind.__name__}.{name}: got {value!r}, expected {types[name]}")
+    return dict(values)
+
+
+def _check_divides(name: str, part: int, *, into: str, value: int) -> None:
+    if part < 1 or value < 1 or value % part:
+        raise SettingInvalid(f"{name}: got {part}, must divide {into} {value}")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise SettingInvalid(f"{name}: got {getattr(config, name)}, must be at least 1")

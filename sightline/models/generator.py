@@ -1,0 +1,199 @@
+"""The dialogue half of ZRIGF: BART with multimodal fusion before, and information transfer inside, its decoder."""
+
+# Axes: B dialogues, L context tokens, T reply tokens, K pictures, P picture tokens, W token width, V vocabulary.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BartConfig, BartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from sightline.errors import SettingInvalid
+from sightline.models.config import DecoderConfig, FusionConfig
+from sightline.models.fusion import FusedMemory, MultimodalFusion
+from sightline.models.transfer import InfoTransferDecoderLayer
+
+
+class ZrigfGenerator(nn.Module):
+    """Dialogue and picture tokens in, a reply out. Fresh, its logits equal those of its BART for any picture."""
+
+    def __init__(
+        self,
+        decoder: DecoderConfig,
+        fusion: FusionConfig,
+        *,
+        token_width: int,
+        label_smoothing: float = 0.0,
+        bart: BartForConditionalGeneration | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = decoder
+        self.label_smoothing = label_smoothing
+        self.num_image_tokens = fusion.token_grid**2
+        self.token_width = token_width
+        self.fusion = MultimodalFusion(
+            token_width=token_width, width=decoder.d_model, heads=fusion.heads, dropout=fusion.dropout
+        )
+        self.bart = bart if bart is not None else BartForConditionalGeneration(bart_config(decoder))
+        self._insert_transfer_layers(fusion)
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        """BART's encoder; frozen in stage 1, lest TAMIM teach it what pictures look like."""
+        return self.bart.model.encoder
+
+    def forward(
+        self,
+        context_ids_BL: Tensor,
+        *,
+        context_mask_BL: Tensor,
+        tokens_BKPW: Tensor,
+        similarity_BK: Tensor,
+        image_mask_BK: Tensor,
+        labels_BT: Tensor,
+    ) -> Tensor:
+        """The mean label-smoothed cross-entropy of the replies; label -100 counts nothing."""
+        memory = self.remember(
+            context_ids_BL,
+            context_mask_BL=context_mask_BL,
+            tokens_BKPW=tokens_BKPW,
+            similarity_BK=similarity_BK,
+            image_mask_BK=image_mask_BK,
+        )
+        logits_BTV = self.logits(memory, labels_BT)
+        return F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), label_smoothing=self.label_smoothing)
+
+    def remember(
+        self,
+        context_ids_BL: Tensor,
+        *,
+        context_mask_BL: Tensor,
+        tokens_BKPW: Tensor,
+        similarity_BK: Tensor,
+        image_mask_BK: Tensor,
+    ) -> FusedMemory:
+        """The memory of each dialogue; computed once per reply, whatever its length and number of beams.
+
+        Masks are 1 or True where there is a token or a picture. `similarity_BK`
+        holds cosines of dialogue and picture.
+        """
+        mask_BL = context_mask_BL.bool()
+        text_BLM = self.text_encoder(input_ids=context_ids_BL, attention_mask=mask_BL).last_hidden_state
+        return self.fusion(
+            text_BLM,
+            text_mask_BL=mask_BL,
+            tokens_BKPW=tokens_BKPW.to(text_BLM.dtype),
+            similarity_BK=similarity_BK,
+            image_mask_BK=image_mask_BK.bool(),
+        )
+
+    def logits(self, memory: FusedMemory, labels_BT: Tensor) -> Tensor:
+        """Teacher-forced logits [B, T, V] of the labels; -100 reads as padding."""
+        return self.decode(memory, self.shift_right(labels_BT))
+
+    def decode(self, memory: FusedMemory, ids_BT: Tensor, *, cache: Any = None) -> Tensor:
+        """Logits [B, T, V] after each decoder id; with a cache, ids_BT are only the new ones."""
+        states = self.bart.model.decoder(
+            input_ids=ids_BT,
+            encoder_hidden_states=memory.packed,
+            encoder_attention_mask=memory.mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return self.bart.lm_head(states) + self.bart.final_logits_bias
+
+    def shift_right(self, labels_BT: Tensor) -> Tensor:
+        """Decoder ids [B, T]: the end-of-text id first, as BART starts, then the labels without their last."""
+        start_B1 = torch.full_like(labels_BT[:, :1], self.config.eos_id)
+        return torch.cat([start_B1, labels_BT[:, :-1].masked_fill(labels_BT[:, :-1] == -100, self.config.pad_id)], 1)
+
+    def encoder_outputs(self, memory: FusedMemory) -> BaseModelOutput:
+        """The memory as transformers' own `generate` takes it; its attention mask is `memory.mask`."""
+        return BaseModelOutput(last_hidden_state=memory.packed)
+
+    @torch.no_grad()
+    def set_similarity_scale(self, scale: Tensor) -> None:
+        """Weigh pictures with the tower's own inverse temperature from now on."""
+        self.fusion.similarity_scale.copy_(scale.reshape(()))
+
+    def _insert_transfer_layers(self, fusion: FusionConfig) -> None:
+        layers = self.bart.model.decoder.layers
+        for index, layer in enumerate(layers):
+            transfer = InfoTransferDecoderLayer(self.bart.config, layer_idx=index, num_vision=self.num_image_tokens)
+            transfer.start_as_bart(
+                layer, text_gate_bias=fusion.text_gate_bias, vision_gate_bias=fusion.vision_gate_bias
+            )
+            layers[index] = transfer
+
+
+def bart_config(config: DecoderConfig) -> BartConfig:
+    """The transformers configuration of a decoder."""
+    built = BartConfig(
+        vocab_size=config.vocab_size,
+        d_model=config.d_model,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        encoder_attention_heads=config.encoder_heads,
+        decoder_attention_heads=config.decoder_heads,
+        encoder_ffn_dim=config.encoder_ffn,
+        decoder_ffn_dim=config.decoder_ffn,
+        max_position_embeddings=config.max_positions,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_function=config.activation,
+        init_std=config.init_std,
+        scale_embedding=config.scale_embedding,
+        pad_token_id=config.pad_id,
+        bos_token_id=config.bos_id,
+        eos_token_id=config.eos_id,
+        decoder_start_token_id=config.eos_id,
+        forced_eos_token_id=None,
+    )
+    built._attn_implementation = "sdpa"
+    return built
+
+
+def read_bart(folder: Path, *, context_length: int = 128) -> tuple[DecoderConfig, BartForConditionalGeneration]:
+    """The BART of a checkpoint folder, saved from the plain or from the language-model class.
+
+    Reads safetensors only. Raises SettingInvalid if the folder holds no BART,
+    or weights are missing: a decoder is never left random in silence.
+    """
+    try:
+        model, info = BartForConditionalGeneration.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise SettingInvalid(f"{folder}: no BART checkpoint with safetensors weights: {error}") from error
+    missing = sorted(set(info["missing_keys"]) - {"final_logits_bias", "lm_head.weight"})
+    if missing or info["mismatched_keys"] or model.config.model_type != "bart":
+        raise SettingInvalid(f"{folder}: {len(missing)} weights of BART are missing, {missing[:3]} among them")
+    model.config._attn_implementation = "sdpa"
+    return _described(model.config, context_length=context_length), model
+
+
+def _described(config: BartConfig, *, context_length: int) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=config.vocab_size,
+        pad_id=config.pad_token_id,
+        bos_id=config.bos_token_id,
+        eos_id=config.eos_token_id,
+        d_model=config.d_model,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        encoder_heads=config.encoder_attention_heads,
+        decoder_heads=config.decoder_attention_heads,
+        encoder_ffn=config.encoder_ffn_dim,
+        decoder_ffn=config.decoder_ffn_dim,
+        max_positions=config.max_position_embeddings,
+        context_length=min(context_length, config.max_position_embeddings),
+        dropout=float(config.dropout),
+        attention_dropout=float(config.attention_dropout),
+        activation=config.activation_function,
+        init_std=config.init_std,
+        scale_embedding=bool(config.scale_embedding),
+    )

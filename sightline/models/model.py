@@ -1,0 +1,168 @@
+"""The whole `clip` variant of ZRIGF, and the module that stage 1 trains."""
+
+# Axes: B pairs, L tokens, N patches, C channels; after C, H and W are pixels.
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import CapabilityMissing, SettingInvalid
+from sightline.models.config import ZrigfConfig
+from sightline.models.fusion import pool_tokens
+from sightline.models.generator import ZrigfGenerator, read_bart
+from sightline.models.tamim import MaskGenerator, PatchMasks, PixelHead, TextAssistedMIM
+from sightline.models.tim import matching_loss
+from sightline.models.towers import DualEncoder, build_tower
+
+
+class ZrigfModel(nn.Module):
+    """Towers, painting head and generator of one release; an encoder-only model has no head and no generator."""
+
+    def __init__(
+        self, config: ZrigfConfig, *, tower: DualEncoder, generator: ZrigfGenerator | None, head: PixelHead | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tower, self.generator, self.head = tower, generator, head
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Fusion tokens of a picture."""
+        return self.config.fusion.token_grid**2
+
+    def fusion_tokens(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(unit vectors [B, D], fusion tokens [B, P, W]) as the index stores them."""
+        vectors_BD, tokens_BNW = self.tower.encode_image(pixels_BCHW)
+        return vectors_BD, pool_tokens(tokens_BNW, grid=self.config.fusion.token_grid)
+
+
+class StageOneLosses(NamedTuple):
+    """What a step of stage 1 gives; `total` is what to minimise."""
+
+    total: Tensor
+    matching: Tensor
+    painting: Tensor
+
+
+class ContrastiveStage(nn.Module):
+    """Stage 1 of ZRIGF, L = TIM + weight x TAMIM, holding exactly the weights that it trains or reads.
+
+    BART's encoder only lends its states: no gradient, no dropout. With
+    `trains_text_encoder`, the negative control, it learns what pictures show and
+    tells it to text-only dialogues later. Wrap this in DDP; the text block and
+    the decoder are not part of it.
+    """
+
+    def __init__(self, model: ZrigfModel, *, trains_text_encoder: bool = False) -> None:
+        super().__init__()
+        if model.generator is None or model.head is None:
+            raise CapabilityMissing("stage 1 paints with a generator's text encoder; this model only encodes")
+        fusion = model.generator.fusion
+        self.tower = model.tower
+        self.painter = TextAssistedMIM(v2t=fusion.v2t, vision_block=fusion.vision_block, head=model.head)
+        self.masks = MaskGenerator(model.config.masking, grid=model.tower.grid)
+        self.weight = model.config.tamim_weight
+        # A tuple keeps the lender out of parameters(), so that DDP does not wait for its gradients.
+        self._lender = (model.generator.text_encoder,)
+        self.learner = model.generator.text_encoder if trains_text_encoder else None
+
+    def forward(
+        self,
+        pixels_BCHW: Tensor,
+        *,
+        tower_ids_BL: Tensor,
+        caption_ids_BL: Tensor,
+        caption_mask_BL: Tensor,
+        pair_ids_B: Tensor,
+        masks: PatchMasks | None = None,
+        painted_share: float = 1.0,
+    ) -> StageOneLosses:
+        """The losses of B caption-picture pairs.
+
+        pixels are uint8 or normalised; tower_ids the captions for the text
+        tower, caption_ids with their mask the same captions for BART's encoder;
+        pair_ids_B equal where two pairs show the same picture. Masks are drawn
+        from torch's global generator unless given. Only the first
+        `painted_share` of the pictures is painted, at least one: painting costs a
+        second pass through the tower.
+        """
+        text_BD = self.tower.encode_text(self.tower.longest_text(tower_ids_BL))
+        image_BD, _ = self.tower.encode_image(pixels_BCHW)
+        matching = matching_loss(text_BD, image_BD, pair_ids_B=pair_ids_B, logit_scale=self.tower.logit_scale())
+        painting = self._paint(
+            pixels_BCHW, caption_ids_BL, caption_mask_BL, masks, painted=max(1, round(painted_share * len(pixels_BCHW)))
+        )
+        return StageOneLosses(total=matching + self.weight * painting, matching=matching, painting=painting)
+
+    def train(self, mode: bool = True) -> ContrastiveStage:
+        """Switch training on or off; the lender stays in evaluation unless it is trained."""
+        super().train(mode)
+        if self.learner is None:
+            self._lender[0].eval()
+        return self
+
+    def _paint(
+        self, pixels_BCHW: Tensor, ids_BL: Tensor, mask_BL: Tensor, masks: PatchMasks | None, *, painted: int
+    ) -> Tensor:
+        pixels, ids, mask = pixels_BCHW[:painted], ids_BL[:painted], mask_BL[:painted].bool()
+        masks = self.masks(painted) if masks is None else PatchMasks(*(part[:painted] for part in masks))
+        masks = PatchMasks(*(part.to(pixels.device) for part in masks))
+        with torch.set_grad_enabled(self.learner is not None and torch.is_grad_enabled()):
+            text = self._lender[0](input_ids=ids, attention_mask=mask).last_hidden_state
+        loss, _ = self.painter(self.tower, pixels, masks, text, mask)
+        return loss
+
+
+def build_model(
+    config: ZrigfConfig, *, tower_weights: str = "", tower_source: str = "", bart: Path | None = None
+) -> ZrigfModel:
+    """A model from its configuration; weights are random unless `tower_weights` or a `bart` folder are given.
+
+    tower_weights and tower_source are those of `build_tower`. With `bart`,
+    config.decoder must be what `read_bart` says of the folder.
+    """
+    tower = build_tower(config.tower, weights=tower_weights, source=tower_source)
+    if tower.grid < config.fusion.token_grid:
+        raise SettingInvalid(f"token_grid: got {config.fusion.token_grid}, the tower has {tower.grid} patches a side")
+    if config.decoder is None:
+        return ZrigfModel(config, tower=tower, generator=None, head=None)
+    generator = ZrigfGenerator(
+        config.decoder,
+        config.fusion,
+        token_width=tower.token_width,
+        label_smoothing=config.label_smoothing,
+        bart=None if bart is None else read_bart(bart, context_length=config.decoder.context_length)[1],
+    )
+    head = PixelHead(
+        width=config.decoder.d_model,
+        token_width=tower.token_width,
+        patch_pixels=tower.patch_pixels,
+        has_mask_token=tower.hides_by_token,
+    )
+    return ZrigfModel(config, tower=tower, generator=generator, head=head)
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float, frozen: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Two optimiser groups of the trainable parameters: decayed matrices, and the rest undecayed.
+
+    Vectors, scalars (the temperature among them), embeddings and positions are
+    never decayed. Parameters whose name starts with a prefix in `frozen` get
+    requires_grad False and are left out.
+    """
+    prefixes = tuple(frozen)
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if prefixes and name.startswith(prefixes):
+            parameter.requires_grad_(False)
+        elif parameter.requires_grad:
+            (plain if _is_undecayed(name, parameter) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _is_undecayed(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim < 2 or "embed" in name or "shared" in name

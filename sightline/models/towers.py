@@ -1,0 +1,326 @@
+"""The dual encoder: an open_clip model as text tower, picture tower and source of picture tokens."""
+
+# Axes: B items, L tokens, D embedding width, N patches, W token width, C channels; after C, H and W are pixels.
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from torch import Tensor, nn
+
+from sightline.errors import SettingInvalid
+from sightline.models.config import TowerConfig
+from sightline.models.transforms import Normalize, Preprocess
+
+MAX_LOGIT_SCALE = 100.0
+"""Largest inverse temperature, as in CLIP."""
+
+
+class DualEncoder(nn.Module):
+    """Texts and pictures to unit vectors of one space, and pictures to tokens."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocess,
+        context_length: int,
+        open_clip_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.open_clip_config = open_clip_config
+        self.model = model
+        self.preprocess = preprocess
+        self.normalize = Normalize(preprocess)
+        self.context_length = context_length
+        self._text = _causal_text_tower(model)
+        self._patches = patch_reader(model.visual)
+        self.grid, self.token_width, self.dimension = self._measure()
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a picture: grid x grid."""
+        return self.grid * self.grid
+
+    @property
+    def patch_pixels(self) -> int:
+        """Side in pixels of the picture's part that one token stands for."""
+        return self.preprocess.image_size // self.grid
+
+    @property
+    def hides_by_token(self) -> bool:
+        """Whether hidden patches are replaced by a mask token; else their pixels are greyed."""
+        return isinstance(self._patches, _VitPatches)
+
+    @property
+    def cuts_texts(self) -> bool:
+        """Whether a batch of texts may be cut to its longest end-of-text without changing a vector."""
+        return self._text is not None
+
+    def encode_text(self, ids_BL: Tensor) -> Tensor:
+        """Unit vectors [B, D] of token ids; with a causal tower L may be any length up to the context's.
+
+        Cutting columns behind every end-of-text changes nothing under the
+        causal mask; see `longest_text`.
+        """
+        vectors_BD = self.model.encode_text(ids_BL) if self._text is None else _encode_causal(self._text, ids_BL)
+        return F.normalize(vectors_BD, dim=-1)
+
+    def encode_image(
+        self, pixels_BCHW: Tensor, hidden_BN: Tensor | None = None, *, mask_token_W: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(unit vectors [B, D], tokens [B, N, W] without class token) of uint8 or normalised pixels.
+
+        Where hidden_BN is True the patch is hidden: its embedding becomes
+        `mask_token_W` before class and positional embeddings are added, or, for
+        towers that are no open_clip VisionTransformer, its pixels become grey.
+        """
+        pixels_BCHW = self.normalize(pixels_BCHW, self.model.logit_scale.dtype)
+        vectors_BD, tokens_BNW = self._patches(pixels_BCHW, hidden_BN, mask_token_W)
+        return F.normalize(vectors_BD, dim=-1), tokens_BNW
+
+    def longest_text(self, ids_BL: Tensor) -> Tensor:
+        """The ids without the columns behind the last end-of-text of the batch, if the tower allows it."""
+        if self._text is None or ids_BL.shape[0] == 0:
+            return ids_BL
+        end_B = _end_of_text(self._text, ids_BL)
+        return ids_BL[:, : int(end_B.max()) + 1]
+
+    def logit_scale(self) -> Tensor:
+        """The inverse temperature, at most 100.
+
+        Past the limit the gradient still flows, so the parameter can come
+        back; a plain clamp would leave it stuck there.
+        """
+        raw = self.model.logit_scale
+        limit = torch.log(torch.tensor(MAX_LOGIT_SCALE, device=raw.device, dtype=raw.dtype))
+        return (raw - (raw - limit).clamp(min=0).detach()).exp().reshape(())
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[int, int, int]:
+        was_training = self.training
+        self.eval()
+        size = self.preprocess.image_size
+        vectors_BD, tokens_BNW = self.encode_image(torch.zeros(1, 3, size, size))
+        self.train(was_training)
+        grid = round(tokens_BNW.shape[1] ** 0.5)
+        if grid * grid != tokens_BNW.shape[1]:
+            raise SettingInvalid(f"picture tower: got {tokens_BNW.shape[1]} patches, expected a square grid")
+        return grid, tokens_BNW.shape[2], vectors_BD.shape[1]
+
+
+def build_tower(config: TowerConfig, *, weights: str = "", source: str = "") -> DualEncoder:
+    """A dual encoder, randomly initialised unless `weights` names an open_clip pretrained tag or a local weights file.
+
+    A `local-dir:` architecture brings weights along: any `weights`, say "own",
+    loads them. Only a pretrained tag or an `hf-hub:` architecture downloads, and
+    only through open_clip. `source` is what open_clip builds in place of the
+    tag: a release brings its own description. Raises SettingInvalid for an
+    unknown tag.
+    """
+    if config.tag:
+        return _from_open_clip(source or config.tag, config=config, weights=weights)
+    if weights:
+        raise SettingInvalid(f"weights: got {weights!r}, but only a tower with an open_clip tag loads weights")
+    model = CLIP(config.embed_dim, _vision_cfg(config), _text_cfg(config))
+    return DualEncoder(model, preprocess=Preprocess(image_size=config.image_size), context_length=config.context_length)
+
+
+def tower_config_of_tag(tag: str) -> TowerConfig:
+    """The description of an open_clip architecture. Raises SettingInvalid if open_clip does not know it."""
+    values = open_clip.get_model_config(tag)
+    if values is None:
+        raise SettingInvalid(f"tag: open_clip knows no architecture {tag!r}")
+    vision, text = values["vision_cfg"], values["text_cfg"]
+    size = vision["image_size"]
+    return TowerConfig(
+        tag=tag,
+        vocab_size=text.get("vocab_size", CLIPTextCfg.vocab_size),
+        embed_dim=values["embed_dim"],
+        image_size=size if isinstance(size, int) else size[0],
+        context_length=text.get("context_length", CLIPTextCfg.context_length),
+        **_described(vision, text),
+    )
+
+
+def _described(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, int]:
+    numbers = {
+        "patch_size": vision.get("patch_size", 0),
+        "vision_width": vision.get("width", 0),
+        "vision_layers": vision.get("layers", 0),
+        "vision_head_width": vision.get("head_width", 64),
+        "text_width": text.get("width", 0),
+        "text_layers": text.get("layers", 0),
+        "text_heads": text.get("heads", 0),
+    }
+    return {name: value if isinstance(value, int) else 0 for name, value in numbers.items()}
+
+
+def _from_open_clip(tag: str, *, config: TowerConfig, weights: str) -> DualEncoder:
+    pretrained = open_clip.get_pretrained_cfg(tag, weights) if weights else {}
+    is_quick = bool((pretrained or {}).get("quick_gelu"))
+    try:
+        model = open_clip.create_model(
+            tag,
+            pretrained=weights if weights and ":" not in tag else None,
+            load_weights=bool(weights),
+            pretrained_text=False,
+            force_quick_gelu=is_quick,
+        )
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        raise SettingInvalid(f"tag {tag!r}, weights {weights!r}: {error}") from error
+    values = dict(model.visual.preprocess_cfg)
+    described = {**open_clip.get_model_config(tag), **({"quick_gelu": True} if is_quick else {})}
+    return DualEncoder(
+        model,
+        preprocess=Preprocess.from_open_clip(values),
+        context_length=config.context_length,
+        open_clip_config={"model_cfg": described, "preprocess_cfg": values},
+    )
+
+
+def _vision_cfg(config: TowerConfig) -> CLIPVisionCfg:
+    return CLIPVisionCfg(
+        layers=config.vision_layers,
+        width=config.vision_width,
+        head_width=config.vision_head_width,
+        patch_size=config.patch_size,
+        image_size=config.image_size,
+    )
+
+
+def _text_cfg(config: TowerConfig) -> CLIPTextCfg:
+    return CLIPTextCfg(
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        width=config.text_width,
+        heads=config.text_heads,
+        layers=config.text_layers,
+    )
+
+
+class PatchReader(Protocol):
+    """How one kind of picture tower gives a vector and patch tokens, with patches hidden."""
+
+    def __call__(
+        self, pixels_BCHW: Tensor, hidden_BN: Tensor | None, mask_token_W: Tensor | None, /
+    ) -> tuple[Tensor, Tensor]:
+        """(vectors [B, D] not normalised, tokens [B, N, W])."""
+
+
+def patch_reader(visual: nn.Module) -> PatchReader:
+    """The reader for a picture tower of open_clip. Raises SettingInvalid for one of an unknown kind."""
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+
+    if isinstance(visual, VisionTransformer):
+        return _VitPatches(visual)
+    if isinstance(visual, TimmModel):
+        return _TimmPatches(visual)
+    if isinstance(visual, ModifiedResNet):
+        return _ResNetPatches(visual)
+    raise SettingInvalid(f"picture tower: got {type(visual).__name__}, expected a transformer, timm or ResNet tower")
+
+
+class _VitPatches:
+    """open_clip's VisionTransformer, with the mask token between patch embedding and positions."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        self.visual = visual
+
+    def __call__(
+        self, pixels_BCHW: Tensor, hidden_BN: Tensor | None, mask_token_W: Tensor | None, /
+    ) -> tuple[Tensor, Tensor]:
+        visual = self.visual
+        x_BNW = visual.conv1(pixels_BCHW).flatten(2).transpose(1, 2)
+        if hidden_BN is not None:
+            assert mask_token_W is not None, "a hidden patch needs a mask token"
+            x_BNW = torch.where(hidden_BN.unsqueeze(-1), mask_token_W.to(x_BNW.dtype), x_BNW)
+        class_B1W = visual.class_embedding.to(x_BNW.dtype).expand(x_BNW.shape[0], 1, -1)
+        x = torch.cat([class_B1W, x_BNW], dim=1) + visual.positional_embedding.to(x_BNW.dtype)
+        x = visual.transformer(visual.ln_pre(visual.patch_dropout(x)))
+        pooled_BW, tokens = visual._pool(x)
+        if visual.attn_pool is not None or visual.pool_type == "none":
+            tokens = x[:, 1:]
+        return (pooled_BW if visual.proj is None else pooled_BW @ visual.proj), tokens
+
+
+class _TimmPatches:
+    """A timm trunk behind open_clip's adapter; patches are hidden in pixel space."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        self.visual = visual
+
+    def __call__(
+        self, pixels_BCHW: Tensor, hidden_BN: Tensor | None, mask_token_W: Tensor | None, /
+    ) -> tuple[Tensor, Tensor]:
+        trunk = self.visual.trunk
+        features = trunk.forward_features(grey_patches(pixels_BCHW, hidden_BN))
+        vectors_BD = self.visual.head(trunk.forward_head(features))
+        if features.ndim == 4:
+            last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+            return vectors_BD, features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        return vectors_BD, features[:, getattr(trunk, "num_prefix_tokens", 0) :]
+
+
+class _ResNetPatches:
+    """CLIP's ResNet: the last feature map is the tokens; patches are hidden in pixel space."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        self.visual = visual
+
+    def __call__(
+        self, pixels_BCHW: Tensor, hidden_BN: Tensor | None, mask_token_W: Tensor | None, /
+    ) -> tuple[Tensor, Tensor]:
+        visual = self.visual
+        x = visual.stem(grey_patches(pixels_BCHW, hidden_BN))
+        x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(x))))
+        return visual.attnpool(x), x.flatten(2).transpose(1, 2)
+
+
+def grey_patches(pixels_BCHW: Tensor, hidden_BN: Tensor | None) -> Tensor:
+    """Normalised pixels with the hidden patches at zero, the mean colour."""
+    if hidden_BN is None:
+        return pixels_BCHW
+    grid = round(hidden_BN.shape[1] ** 0.5)
+    size = pixels_BCHW.shape[-1]
+    hidden_B1GG = hidden_BN.reshape(-1, 1, grid, grid).to(pixels_BCHW.dtype)
+    return pixels_BCHW * (1.0 - F.interpolate(hidden_B1GG, size=(size, size), mode="nearest"))
+
+
+def _causal_text_tower(model: nn.Module) -> nn.Module | None:
+    """The module that owns the text transformer, if it is causal and pools at the end of text."""
+    tower = getattr(model, "text", model)
+    if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
+        return None
+    pools_at_end = _pool_type(tower) in {"argmax", "eos"}
+    return tower if pools_at_end and tower.attn_mask is not None else None
+
+
+def _pool_type(tower: nn.Module) -> str:
+    return str(getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", ""))
+
+
+def _end_of_text(tower: nn.Module, ids_BL: Tensor) -> Tensor:
+    if _pool_type(tower) == "argmax":
+        return ids_BL.argmax(dim=-1)
+    eos_id = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
+    return (ids_BL == eos_id).int().argmax(dim=-1)
+
+
+def _encode_causal(tower: nn.Module, ids_BL: Tensor) -> Tensor:
+    """open_clip's text forward for any L, which its CLIP class fixes to the context length."""
+    length = ids_BL.shape[1]
+    x_BLW = tower.token_embedding(ids_BL) + tower.positional_embedding[:length]
+    x_BLW = tower.transformer(x_BLW, attn_mask=tower.attn_mask[:length, :length])
+    x_BLW = tower.ln_final(x_BLW)
+    eos_id = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
+    pooled_BW = text_global_pool(x_BLW, ids_BL, _pool_type(tower), eos_token_id=eos_id)
+    projection = tower.text_projection
+    if projection is None:
+        return pooled_BW
+    return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection

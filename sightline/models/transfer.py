@@ -1,0 +1,113 @@
+"""Information transfer (IT): a BART decoder layer that looks at text and pictures side by side."""
+
+# Axes: B dialogues, T reply tokens, P picture tokens, L text tokens, S = P + L, M model width.
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BartConfig
+from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer
+
+
+class InfoTransferDecoderLayer(BartDecoderLayer):
+    """Stands in for a BartDecoderLayer whose memory is packed as [P picture tokens | L text tokens].
+
+    Self attention, then text and picture attention from the same state, each
+    through a sigmoid gate of [attended ; state], mixed by one linear map of
+    [state ; text ; picture], then BART's feed-forward (ZRIGF, 7.4).
+    """
+
+    def __init__(self, config: BartConfig, *, layer_idx: int, num_vision: int) -> None:
+        super().__init__(config, layer_idx=layer_idx)
+        width = config.d_model
+        self.num_vision = num_vision
+        # An index of its own past the text layers keeps the pictures' keys in the same cross-attention cache.
+        self.vision_attn = BartAttention(
+            width,
+            config.decoder_attention_heads,
+            dropout=config.attention_dropout,
+            is_decoder=True,
+            config=config,
+            layer_idx=config.decoder_layers + layer_idx,
+        )
+        self.vision_attn_layer_norm = nn.LayerNorm(width)
+        self.text_gate, self.vision_gate = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
+        self.mix = nn.Linear(3 * width, width)
+
+    @torch.no_grad()
+    def start_as_bart(self, layer: BartDecoderLayer, *, text_gate_bias: float, vision_gate_bias: float) -> None:
+        """Take over `layer` so that the output equals its own: pictures are attended to, but not yet mixed in."""
+        self.load_state_dict(layer.state_dict(), strict=False)
+        self.vision_attn.load_state_dict(layer.encoder_attn.state_dict())
+        self.vision_attn_layer_norm.load_state_dict(layer.encoder_attn_layer_norm.state_dict())
+        for gate, bias in ((self.text_gate, text_gate_bias), (self.vision_gate, vision_gate_bias)):
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, bias)
+        width = self.embed_dim
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+        # Dividing by the gate makes the start exact, so that the gate need not be saturated to be harmless.
+        open_share = torch.sigmoid(torch.tensor(text_gate_bias)).item()
+        self.mix.weight[:, width : 2 * width] = torch.eye(width) / open_share
+
+    def forward(  # noqa: PLR0917
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = True,
+        **_: Any,
+    ) -> Tensor:
+        """[B, T, M]; the names are those that transformers' decoder calls a layer by."""
+        assert encoder_hidden_states is not None, "information transfer needs a memory"
+        attended, _weights = self.self_attn(
+            hidden_states, past_key_values=past_key_values, attention_mask=attention_mask
+        )
+        state_BTM = self.self_attn_layer_norm(hidden_states + self._drop(attended))
+        text_BTM = self._look_at_text(state_BTM, encoder_hidden_states, encoder_attention_mask, past_key_values)
+        vision_BTM = self._look_at_pictures(state_BTM, encoder_hidden_states, encoder_attention_mask, past_key_values)
+        mixed_BTM = self.mix(torch.cat([state_BTM, text_BTM, vision_BTM], dim=-1))
+        return self._feed_forward(mixed_BTM)
+
+    def _look_at_text(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        attended_BTM, _weights = self.encoder_attn(
+            state_BTM,
+            key_value_states=memory_BSM[:, self.num_vision :],
+            attention_mask=None if mask is None else mask[..., self.num_vision :],
+            past_key_values=cache,
+        )
+        attended_BTM = self.encoder_attn_layer_norm(state_BTM + self._drop(attended_BTM))
+        return attended_BTM * torch.sigmoid(self.text_gate(torch.cat([attended_BTM, state_BTM], dim=-1)))
+
+    def _look_at_pictures(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        vision_mask, has_picture_B11 = _vision_mask(mask, num_vision=self.num_vision)
+        attended_BTM, _weights = self.vision_attn(
+            state_BTM,
+            key_value_states=memory_BSM[:, : self.num_vision],
+            attention_mask=vision_mask,
+            past_key_values=cache,
+        )
+        attended_BTM = self.vision_attn_layer_norm(state_BTM + self._drop(attended_BTM))
+        gated_BTM = attended_BTM * torch.sigmoid(self.vision_gate(torch.cat([attended_BTM, state_BTM], dim=-1)))
+        return gated_BTM if has_picture_B11 is None else gated_BTM * has_picture_B11
+
+    def _feed_forward(self, x_BTM: Tensor) -> Tensor:
+        inner = nn.functional.dropout(self.activation_fn(self.fc1(x_BTM)), self.activation_dropout, self.training)
+        return self.final_layer_norm(x_BTM + self._drop(self.fc2(inner)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, p=self.dropout, training=self.training)
+
+
+def _vision_mask(mask: Tensor | None, *, num_vision: int) -> tuple[Tensor | None, Tensor | None]:
+    """(mask of the pictures without an all-hidden row, which rows have a picture), from a boolean [B, 1, T, S]."""
+    if mask is None:
+        return None, None
+    assert mask.dtype == torch.bool, "information transfer runs on scaled dot product attention"
+    vision = mask[..., :num_vision]
+    has_any = vision.any(dim=-1, keepdim=True)
+    return vision | ~has_any, has_any[:, 0]
