@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from sightline.errors import (
     DeadlinePassed,
@@ -13,9 +15,12 @@ from sightline.errors import (
     IndexEmpty,
     QueueFull,
     SightlineError,
+    TensorMalformed,
 )
 from sightline.rpc.channels import Remote
 from sightline.rpc.context import CallContext
+from sightline.rpc.tensors import tensor_from_proto
+from sightline.v1 import common_pb2
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -46,3 +51,11 @@ async def ask(
             raise DeadlinePassed(f"the deadline passed while the {service} was asked") from failure
         message = f"{service}: {failure.reason}: {failure.message}"
         raise DependencyUnavailable(message, service=service) from failure
+
+
+def read_tokens(tensor: common_pb2.Tensor, *, service: str) -> npt.NDArray[np.floating[Any]]:
+    """The fusion tokens that `service` sent; malformed ones are no fault of the caller, so DependencyUnavailable."""
+    try:
+        return tensor_from_proto(tensor, name="tokens")
+    except TensorMalformed as failure:
+        raise DependencyUnavailable(f"{service}: {failure.message}", service=service) from failure

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from generator_svc.dependency_client import ask
+from generator_svc.dependency_client import ask, read_tokens
 from generator_svc.pictures import LookedAt, PicturesOfSpace
-from sightline.errors import CapabilityMissing
+from sightline.errors import (
+    CapabilityMissing,
+    DependencyUnavailable,
+    PictureTooManyPixels,
+    PictureUnreadable,
+    SightlineError,
+)
+from sightline.limits import MAX_PICTURE_PIXELS
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.context import CallContext
 from sightline.rpc.status import error_from_item
-from sightline.rpc.tensors import tensor_from_proto
 from sightline.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
 SERVICE = "encoder"
@@ -44,7 +50,19 @@ class EncoderClient:
 def _read_item(item: encoder_pb2.EncodedImage) -> LookedAt:
     refusal = error_from_item(item.status)
     if refusal is not None:
-        raise refusal
+        raise _named(refusal)
     if not item.HasField("tokens"):
         raise CapabilityMissing("the encoder's release gives no fusion tokens", detail="fusion tokens")
-    return LookedAt(image_id="", score=0.0, metadata={}, tokens=tensor_from_proto(item.tokens, name="tokens"))
+    return LookedAt(image_id="", score=0.0, metadata={}, tokens=read_tokens(item.tokens, service=SERVICE))
+
+
+def _named(refusal: SightlineError) -> SightlineError:
+    """What is wrong with the caller's picture, with the metadata that the contract promises; an item carries none."""
+    match refusal:
+        case PictureUnreadable(message=message):
+            return PictureUnreadable(message, detail=message)
+        case PictureTooManyPixels(message=message):
+            return PictureTooManyPixels(message, value="unknown", limit=MAX_PICTURE_PIXELS)
+        case _:
+            message = f"{SERVICE}: {refusal.reason}: {refusal.message}"
+            return DependencyUnavailable(message, service=SERVICE)

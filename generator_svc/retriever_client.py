@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generator_svc.dependency_client import ask
+from generator_svc.dependency_client import ask, read_tokens
 from generator_svc.pictures import LookedAt, PicturesOfSpace
 from sightline.errors import CapabilityMissing, ImageNotFound, IndexEmpty
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.context import CallContext
-from sightline.rpc.tensors import tensor_from_proto
 from sightline.v1 import common_pb2, retriever_pb2, retriever_pb2_grpc
 
 SERVICE = "retriever"
@@ -63,5 +62,5 @@ def _read_image(image: common_pb2.ScoredImage) -> LookedAt:
     if not image.HasField("tokens"):
         message = f"picture {image.image_id!r} is stored without fusion tokens"
         raise CapabilityMissing(message, detail="fusion tokens")
-    tokens = tensor_from_proto(image.tokens, name="tokens")
+    tokens = read_tokens(image.tokens, service=SERVICE)
     return LookedAt(image_id=image.image_id, score=image.score, metadata=dict(image.metadata), tokens=tokens)
