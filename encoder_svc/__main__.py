@@ -6,8 +6,7 @@ import asyncio
 import dataclasses
 import sys
 
-from encoder_svc.engine import build_engine
-from encoder_svc.servicer import EncoderServicer
+from encoder_svc.servicer import build_servicer
 from encoder_svc.settings import EncoderSettings
 from sightline.errors import UsageError
 from sightline.rpc.aio_host import AioHost, ServiceBinding
@@ -18,9 +17,8 @@ from sightline.settings import read_settings
 
 async def serve(settings: EncoderSettings) -> None:
     """Serve until a signal comes, then drain."""
-    servicer = EncoderServicer(build_engine(settings))
-    host_settings = dataclasses.replace(read_host_settings(), port=settings.port)
-    host = AioHost([ServiceBinding(service="EncoderService", servicer=servicer)], host_settings)
+    binding = ServiceBinding(service="EncoderService", servicer=build_servicer(settings))
+    host = AioHost([binding], dataclasses.replace(read_host_settings(), port=settings.port))
     await host.start()
     await host.serve_until_signal()
 

@@ -7,8 +7,7 @@ from functools import partial
 from ray import serve
 from ray.serve import Application
 
-from encoder_svc.engine import build_engine
-from encoder_svc.servicer import EncoderServicer
+from encoder_svc.servicer import build_servicer
 from encoder_svc.settings import EncoderSettings
 from sightline.rpc.serve_host import deployment_class
 from sightline.settings import read_settings
@@ -17,7 +16,7 @@ from sightline.settings import read_settings
 def build_app(settings: EncoderSettings) -> Application:
     """The application for these settings, which travel to every replica. Raises nothing before it runs."""
     deployment = serve.deployment(
-        deployment_class(partial(make_servicer, settings), "EncoderService"),
+        deployment_class(partial(build_servicer, settings), "EncoderService"),
         name="EncoderService",
         num_replicas=settings.num_replicas,
         max_ongoing_requests=settings.max_ongoing_requests,
@@ -27,11 +26,6 @@ def build_app(settings: EncoderSettings) -> Application:
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     )
     return deployment.bind()
-
-
-def make_servicer(settings: EncoderSettings) -> EncoderServicer:
-    """The servicer, made in the replica."""
-    return EncoderServicer(build_engine(settings))
 
 
 app = build_app(read_settings(EncoderSettings, section="encoder"))

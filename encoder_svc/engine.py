@@ -13,19 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from sightline.models.release import EncoderModel, load_encoder
 
 from encoder_svc.batching import Batcher, Finished, ForwardLane, Stages
 from encoder_svc.cache import CacheKey, ResultCache
 from encoder_svc.settings import EncoderSettings
 from sightline.data.pictures import decode_with_size
 from sightline.errors import SightlineError
+from sightline.models.encoder_model import EncoderModel
+from sightline.models.release import load_encoder
 from sightline.registry import HotReloader, Loaded, Manifest, Registry, ReloadSettings, ReloadState
 
 # Axes: D embedding width, P picture tokens, W token width.
@@ -33,6 +34,7 @@ from sightline.registry import HotReloader, Loaded, Manifest, Registry, ReloadSe
 ResultT = TypeVar("ResultT")
 Release = Loaded[EncoderModel]
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 
 _REDUCED_SIDE = 2
@@ -96,7 +98,7 @@ class Encoding(Generic[ResultT]):
 class _Decoded:
     """A picture ready for the model."""
 
-    pixels: Any
+    pixels: UInt8
     digest: bytes
     width: int
     height: int
@@ -179,7 +181,7 @@ class EncoderEngine:
 
     def _forward_texts(self, release: Release, texts: list[str]) -> list[TextVector]:
         tokenized = release.value.tokenize(texts)
-        vectors_ND = release.value.encode_texts(texts)
+        vectors_ND = release.value.encode_ids(tokenized.ids)
         return [
             TextVector(vector=vector_D.copy(), num_tokens=num_tokens, is_truncated=is_truncated)
             for vector_D, num_tokens, is_truncated in zip(
@@ -200,7 +202,7 @@ class EncoderEngine:
         return _Decoded(pixels=model.preprocess(image), digest=digest, width=width, height=height)
 
     def _forward_pictures(self, release: Release, batch: list[_Decoded]) -> list[PictureVector | RefusedPicture]:
-        vectors_ND, tokens_NPW = release.value.encode_images(_stack([item.pixels for item in batch]))
+        vectors_ND, tokens_NPW = release.value.encode_images(np.stack([item.pixels for item in batch]))
         results = [
             PictureVector(
                 vector=vector_D.copy(),
@@ -246,16 +248,12 @@ def _warm_up(model: EncoderModel, *, text_batch: int, image_batch: int) -> None:
     for count in (1, text_batch):
         model.encode_texts(["warm-up"] * count)
     for count in (1, image_batch):
-        model.encode_images(_stack([blank] * count))
+        model.encode_images(np.stack([blank] * count))
 
 
 def _release(model: EncoderModel) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _stack(pixels: list[Any]) -> Any:
-    return torch.stack(pixels) if isinstance(pixels[0], torch.Tensor) else np.stack(pixels)
 
 
 def _key(release: Release, digest: bytes) -> CacheKey:

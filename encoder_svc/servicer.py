@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from encoder_svc.batching import Stages
-from encoder_svc.engine import EncoderEngine, Encoding, PictureVector, RefusedPicture, Release, TextVector
+from encoder_svc.engine import (
+    EncoderEngine,
+    Encoding,
+    PictureVector,
+    RefusedPicture,
+    Release,
+    TextVector,
+    build_engine,
+)
+from encoder_svc.settings import EncoderSettings
 from sightline.errors import SightlineError
 from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
 from sightline.rpc.context import CallContext
@@ -92,6 +101,11 @@ class EncoderServicer:
                 last_error=state.last_error,
             ),
         )
+
+
+def build_servicer(settings: EncoderSettings) -> EncoderServicer:
+    """A servicer that follows the channel of `settings` once it is started."""
+    return EncoderServicer(build_engine(settings))
 
 
 def _text_refusal(text: str, *, index: int) -> SightlineError | None:

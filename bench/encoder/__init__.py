@@ -1,0 +1,1 @@
+"""Items per second that the encoder serves, against the same work done in process."""
