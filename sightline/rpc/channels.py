@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ class ChannelSettings:
     application: str = ""
     """Ray Serve application that hosts the service; sent always, read by Ray Serve alone."""
     timeout_s: float = 30.0
-    """Deadline of a call whose caller brought none, and the longest that a call may take."""
+    """How long a call may take, its retries included, unless it is told otherwise or its caller has less time."""
     token: Secret | None = None
     """Bearer token; None sends none."""
     is_tls: bool = False
@@ -159,8 +159,8 @@ class Remote:
     ) -> ResponseT:
         """The reply to one call, made on behalf of `parent` if one is given and tried up to four times.
 
-        All of it ends by the nearest of `timeout_s`, the channel's own timeout and
-        the parent's deadline. Raises the SightlineError that the service raised,
+        All of it ends after `timeout_s`, else the channel's own timeout, and by the
+        parent's deadline. Raises the SightlineError that the service raised,
         or DependencyUnavailable if nobody answered.
         """
         timeout, metadata = self._envelope(parent, timeout_s=timeout_s, request_id=request_id)
@@ -188,10 +188,11 @@ class Remote:
         parent: CallContext | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
-    ) -> AsyncIterator[ResponseT]:
-        """The frames of one streamed call; leaving the loop early cancels it. Limits and errors as in `unary`.
+    ) -> AsyncGenerator[ResponseT, None]:
+        """The frames of one streamed call, never tried again; closing this generator cancels it.
 
-        A frame without content is passed over: Ray Serve needs one to carry an error.
+        Limits and errors are those of `unary`. A frame without content is passed
+        over: Ray Serve needs one to carry an error.
         """
         timeout, metadata = self._envelope(parent, timeout_s=timeout_s, request_id=request_id)
         call = rpc(request, timeout=timeout, metadata=metadata)
@@ -212,7 +213,8 @@ class Remote:
         self, parent: CallContext | None, *, timeout_s: float | None, request_id: str
     ) -> tuple[float, grpc.aio.Metadata]:
         remaining = parent.time_remaining() if parent is not None else None
-        timeout = min(t for t in (timeout_s, self._settings.timeout_s, remaining) if t is not None)
+        own = self._settings.timeout_s if timeout_s is None else timeout_s
+        timeout = own if remaining is None else min(own, remaining)
         if timeout <= 0:
             raise DeadlinePassed("the caller's deadline passed before the call was made")
         return timeout, self._metadata(parent, timeout_s=timeout, request_id=request_id)
