@@ -1,0 +1,1 @@
+"""Fakes that pass the real thing's tests, for tests and benchmarks alone."""
