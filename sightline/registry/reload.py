@@ -17,6 +17,7 @@ from sightline.errors import DataCorrupt, ReleaseInvalid
 from sightline.registry.channels import ChannelState
 from sightline.registry.leases import Loaded, LoadedReleases
 from sightline.registry.manifest import MANIFEST_NAME, Manifest, read_manifest
+from sightline.registry.metrics import ReloadMetrics
 from sightline.registry.registry import Registry
 
 __all__ = ["HotReloader", "Loaded", "ReloadSettings", "ReloadState"]
@@ -104,6 +105,7 @@ class HotReloader(Generic[T]):
         self._probe = probe
         self._release = release
         self._settings = settings
+        self._metrics = ReloadMetrics.shared()
         self._loaded: LoadedReleases[T] = LoadedReleases(free=self._free, max_spaces=MAX_SPACES)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sightline-reload")
         self._checking = asyncio.Lock()
@@ -303,6 +305,8 @@ class HotReloader(Generic[T]):
         self._state = dataclasses.replace(
             self._state, serving_generation=state.generation, reloads=self._state.reloads + is_reload
         )
+        self._metrics.count(self._channel, result="swapped")
+        self._metrics.set_generation(self._channel, generation=state.generation)
         _log.info("serving %s, generation %d of channel %s", state.release_id, state.generation, self._channel)
 
     def _note_failure(self, error: BaseException, *, state: ChannelState) -> None:
@@ -317,12 +321,14 @@ class HotReloader(Generic[T]):
             self._quarantine[state.release_id] = state.generation
             self._attempts.pop(state.release_id, None)
             self._setbacks = 0
+            self._metrics.count(self._channel, result="quarantined")
             _log.error("quarantined %s, generation %d of %s", state.release_id, state.generation, self._channel)
 
     def _note_setback(self, error: BaseException, *, what: str = "") -> None:
         message = f"{what}{str(error) or type(error).__name__}"
         self._setbacks += 1
         self._state = dataclasses.replace(self._state, failures=self._state.failures + 1, last_error=message)
+        self._metrics.count(self._channel, result="failed")
         _log.warning("channel %s: %s", self._channel, message)
 
     def _free(self, value: T) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from sightline.errors import EmbeddingSpaceMismatch, ReleaseInvalid
 from sightline.registry import Manifest
@@ -215,3 +216,18 @@ async def test_a_release_that_cannot_be_freed_stops_nothing(rig: Rig, publish: P
     for seed in range(3):
         rig.promote(publish(rig.registry, seed=seed))
         assert await rig.reloader.check_once()
+
+
+async def test_attempts_are_counted_for_prometheus(rig: Rig, publish: Publish) -> None:
+    def count(result: str) -> float:
+        labels = {"channel": "stable", "result": result}
+        return REGISTRY.get_sample_value("sightline_reload_attempts_total", labels) or 0.0
+
+    before = {result: count(result) for result in ("swapped", "failed", "quarantined")}
+    rig.promote(publish(rig.registry, seed=1))
+    await rig.reloader.check_once()
+    rig.promote(publish(rig.registry, seed=2))
+    rig.fail = {"probe": ReleaseInvalid("no")}
+    await rig.reloader.check_once()
+    assert {result: count(result) - before[result] for result in before} == dict.fromkeys(before, 1.0)
+    assert REGISTRY.get_sample_value("sightline_serving_generation", {"channel": "stable"}) == 1.0
