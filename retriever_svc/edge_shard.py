@@ -28,6 +28,7 @@ from retriever_svc.index import (
     SpaceSpec,
     Where,
     cosine,
+    engine_floor,
     label,
     payload_of,
     point_from,
@@ -100,7 +101,7 @@ class EdgeShard:
                 limit=limit,
                 query=qdrant.Query.Nearest(query_D, using=IMAGE_VECTOR),  # type: ignore[arg-type]  # arrays pass as they are
                 filter=_filter(where),
-                score_threshold=min_score,
+                score_threshold=engine_floor(min_score),
                 with_payload=True,
                 with_vector=False,
             )

@@ -240,6 +240,11 @@ async def best_hits(
     return sorted(kept, key=lambda hit: (-hit.score, hit.point.image_id))[:k]
 
 
+def engine_floor(min_score: float | None) -> float | None:
+    """The floor to give to an engine that keeps only what is above it: just below `min_score`."""
+    return None if min_score is None else float(np.nextafter(np.float32(min_score), np.float32(-2)))
+
+
 def cosine(score: float) -> float:
     """A score of an engine brought into -1 to 1: rounding can lead a hair outside."""
     return min(1.0, max(-1.0, score))

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import grpc as qdrant
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from retriever_svc.index import (
@@ -29,6 +30,7 @@ from retriever_svc.index import (
     Where,
     best_hits,
     cosine,
+    engine_floor,
 )
 from retriever_svc.server_points import (
     from_server,
@@ -120,8 +122,9 @@ class ServerIndex:
             return
         async with _errors():
             space = await self._spec(space_id)
-            messages: list[Any] = [to_server(point, space=space) for point in points]
-            await self._client.upsert(self.collection(space_id), messages, wait=True)
+            messages = [to_server(point, space=space) for point in points]
+            request = qdrant.UpsertPoints(collection_name=self.collection(space_id), wait=True, points=messages)
+            await self._client.grpc_points.Upsert(request, timeout=self._settings.timeout_s)
 
     async def delete(self, image_ids: Sequence[str], *, space_id: str) -> None:
         """Remove points; unknown ids are no error."""
@@ -182,7 +185,7 @@ class ServerIndex:
                     using=IMAGE_VECTOR,
                     query_filter=server_filter(where),
                     search_params=self._search_params(),
-                    score_threshold=min_score,
+                    score_threshold=engine_floor(min_score),
                     limit=limit,
                     with_payload=True,
                     with_vectors=False,
