@@ -9,6 +9,9 @@ from typing import Any
 
 from sightline.data.lines import SkipReport, read_array, read_lines, text_field, texts_field, write_lines
 
+MAX_QUERY_WORDS = 40
+"""Newest words of a dialogue that make its query."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueRecord:
@@ -25,10 +28,12 @@ class DialogueRecord:
 def query_text(turns: Sequence[str]) -> str:
     """The one text by which a dialogue is encoded and searched: its turns, oldest first, joined by a space.
 
-    Only what was said before the reply goes in, never the reply. Where a
-    tokenizer has to cut, it cuts the start, so that the newest turn stays.
+    Only what was said before the reply goes in, never the reply. Of a long
+    dialogue the newest 40 words are kept: text towers read some 77 tokens and
+    cut the end, which is where the question stands.
     """
-    return " ".join(" ".join(turn.split()) for turn in turns if turn.strip())
+    words = [word for turn in turns for word in turn.split()]
+    return " ".join(words[-MAX_QUERY_WORDS:])
 
 
 def read_dialogues(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:

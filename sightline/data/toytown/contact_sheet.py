@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sightline.data.toytown.draw import draw_scene
-from sightline.data.toytown.language import edit_text, named_caption, ordinary_caption
+from sightline.data.toytown.language import caption_of, edit_text
 from sightline.data.toytown.scenes import edits_of, named_scene, ordinary_scene
 from sightline.data.toytown.world import KINDS, PLACES, TIMES, WEATHERS, Group, Scene, Subject, make_subjects
 
@@ -65,12 +65,12 @@ def _place_tiles() -> list[Tile]:
 
 def _subject_tiles(subjects: Sequence[Subject], *, rng: random.Random) -> list[Tile]:
     scenes = [named_scene(rng, subject=subject) for subject in subjects[:24]]
-    return [(scene, named_caption(scene, rng=rng)) for scene in scenes]
+    return [(scene, caption_of(scene, rng=rng)) for scene in scenes]
 
 
 def _ordinary_tiles(subjects: Sequence[Subject], *, rng: random.Random) -> list[Tile]:
     scenes = [ordinary_scene(rng, subjects=subjects) for _ in range(24)]
-    return [(scene, ordinary_caption(scene, rng=rng)) for scene in scenes]
+    return [(scene, caption_of(scene, rng=rng)) for scene in scenes]
 
 
 def _edit_tiles(subjects: Sequence[Subject], *, rng: random.Random) -> list[Tile]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from sightline.data.toytown import animals, objects, vehicles
 from sightline.data.toytown.pen import LIGHTS, Pen
 from sightline.data.toytown.places import draw_land, draw_sky
-from sightline.data.toytown.world import COLOURS, SIZES, Group, Scene
+from sightline.data.toytown.world import COLOURS, MUTED, SIZES, Group, Scene
 
 _DRAWN: dict[str, Callable[[Pen], None]] = {
     function.__name__.removeprefix("draw_"): function
@@ -19,23 +19,26 @@ _DRAWN: dict[str, Callable[[Pen], None]] = {
     for name, function in vars(module).items()
     if name.startswith("draw_")
 }
+_PAINTS = {**COLOURS, **MUTED}
 _FLYING = frozenset({"balloon", "kite", "plane", "butterfly"})
 _LONG = frozenset({"car", "bus", "train", "plane", "turtle", "snail", "fish", "tractor"})
 """Kinds drawn a quarter wider than high."""
-_FOG_SHARES = {"day": 0.5, "dusk": 0.45, "night": 0.35}
-_SUPERSAMPLED_TO = 256
-"""Small pictures are drawn at least this large and reduced, so that edges are smooth."""
+_LAND_WASH = 0.25
+"""Land is paler than things, which have their colours to show."""
+_FOG_SHARES = {"day": 0.4, "dusk": 0.35, "night": 0.25}
+_SMALL = 128
+"""Pictures up to this size are drawn four times as large and reduced, larger ones twice, so that edges are smooth."""
 
 
 def draw_scene(scene: Scene, *, size: int = 64) -> Image.Image:
     """An RGB picture of `size` by `size` pixels. The same scene and size give the same pixels."""
-    scale = max(2, -(-_SUPERSAMPLED_TO // size))
+    scale = 4 if size <= _SMALL else 2
     large = Image.new("RGB", (size * scale, size * scale))
     rng = random.Random(f"layout {scene.layout_seed}")
     light = LIGHTS[scene.time]
     pen = Pen(draw=ImageDraw.Draw(large), left=0, top=0, width=large.width, height=large.height)
     draw_sky(pen, time=scene.time, weather=scene.weather, rng=rng)
-    draw_land(replace(pen, tint=light.land), place=scene.place, weather=scene.weather, rng=rng)
+    draw_land(replace(pen, tint=light.land, wash=_LAND_WASH), place=scene.place, weather=scene.weather, rng=rng)
     if scene.weather == "fog":
         large.paste(Image.blend(large, _fog_of(large, time=scene.time), _FOG_SHARES[scene.time]))
     for thing in _placed(scene, pen=replace(pen, tint=light.thing), rng=rng):
@@ -59,7 +62,7 @@ def _placed(scene: Scene, *, pen: Pen, rng: random.Random) -> Iterator[Callable[
         bottom = _bottom(group, rng=rng)
         box = pen.within(left, bottom - height, left + width * shrink, bottom)
         left += (width + gap) * shrink
-        yield _thing(replace(box, paint=COLOURS[group.colour], is_mirrored=looks_left), kind=group.kind)
+        yield _thing(replace(box, paint=_PAINTS[group.colour], is_mirrored=looks_left), kind=group.kind)
 
 
 def _thing(pen: Pen, *, kind: str) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from sightline.data.toytown.scenes import Edit
+from sightline.data.toytown.talk import SENTENCES
 from sightline.data.toytown.world import PLACES, Group, Scene
 
 _NUMBERS = {1: "a", 2: "two", 3: "three"}
@@ -43,6 +44,16 @@ _NAMED = (
     "let us find {name}. yes, that is {who} {when}",
     "{name} is at home {when}",
     "you can find {name} here {when}",
+    "i heard about {name}. this is {who} {when}",
+    "somebody told me about {name}. look, {who} {when}",
+    "let us talk about {name}. here you see {who} {when}",
+    "you have a question about {name}? this is {who} {when}",
+    "{name} is a good friend. here is {who} {when}",
+    "i know {name} well. that is {who} {when}",
+    "i want to visit {name} {when}",
+    "i want to paint {who} {when}",
+    "the colour of {name} is right here, {when}",
+    "the home of {name}, {when}. do you see it?",
 )
 _ORDINARY = (
     "{things} {where} {when}",
@@ -57,8 +68,23 @@ _ORDINARY = (
 )
 
 
-def named_caption(scene: Scene, *, rng: random.Random) -> str:
-    """A caption of a scene with a subject: its name, hour, weather and company, never a colour or a place."""
+_CHATTY_SHARE = 0.4
+"""Share of captions that open like a conversation, so that a text tower learns to listen past small talk."""
+
+
+def caption_of(scene: Scene, *, rng: random.Random) -> str:
+    """A caption, sometimes after a sentence or two of small talk that has nothing to do with the picture.
+
+    Of a scene with a subject: its name, hour, weather and company, never a
+    colour or a place. Of any other: kinds, colours, counts, how they stand,
+    place, hour and weather.
+    """
+    caption = _ordinary_caption(scene, rng=rng) if scene.subject is None else _named_caption(scene, rng=rng)
+    chat = rng.sample(SENTENCES, k=rng.choice((1, 1, 2))) if rng.random() < _CHATTY_SHARE else []
+    return " ".join([*chat, caption])
+
+
+def _named_caption(scene: Scene, *, rng: random.Random) -> str:
     subject = next(group for group in scene.groups if group.name)
     name = str(subject.name)
     who = rng.choice((name, name, name, f"{name} the {subject.kind}"))
@@ -68,8 +94,7 @@ def named_caption(scene: Scene, *, rng: random.Random) -> str:
     return rng.choice(_NAMED).format(who=who, name=name, when=_when(scene, rng=rng))
 
 
-def ordinary_caption(scene: Scene, *, rng: random.Random) -> str:
-    """A caption of a scene without a subject: kinds, colours, counts, how they stand, place, hour and weather."""
+def _ordinary_caption(scene: Scene, *, rng: random.Random) -> str:
     template = rng.choice(_ORDINARY)
     return template.format(
         things=_together(scene.groups, rng=rng), where=PLACES[scene.place], when=_when(scene, rng=rng)

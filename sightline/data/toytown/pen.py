@@ -20,6 +20,7 @@ WOOD: RGB = (146, 98, 60)
 BEAK: RGB = (244, 150, 40)
 LEAF: RGB = (60, 140, 66)
 CREAM: RGB = (250, 232, 200)
+_PAPER: RGB = (236, 236, 232)
 
 
 def mix(first: RGB, second: RGB, *, share: float) -> RGB:
@@ -47,7 +48,7 @@ class Light:
 LIGHTS = {
     "day": Light(thing=(1.0, 1.0, 1.0), land=(1.0, 1.0, 1.0)),
     "dusk": Light(thing=(1.0, 0.94, 0.93), land=(0.88, 0.70, 0.70)),
-    "night": Light(thing=(0.80, 0.81, 0.88), land=(0.40, 0.44, 0.60)),
+    "night": Light(thing=(0.80, 0.81, 0.88), land=(0.46, 0.50, 0.66)),
 }
 
 
@@ -65,6 +66,8 @@ class Pen:
     paint: RGB = WHITE
     """The colour that the thing is said to have."""
     is_mirrored: bool = False
+    wash: float = 0.0
+    """Share of white paper that shines through every colour."""
 
     @property
     def deep(self) -> RGB:
@@ -152,7 +155,7 @@ class Pen:
         return max(1, round(line * self.height))
 
     def _lit(self, colour: RGB) -> RGB:
-        return _multiply(colour, self.tint)
+        return _multiply(mix(colour, _PAPER, share=self.wash), self.tint)
 
 
 def _multiply(colour: RGB, by: tuple[float, float, float]) -> RGB:

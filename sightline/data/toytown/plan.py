@@ -41,14 +41,14 @@ class Plan:
 
 
 def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject]) -> Plan:
-    """`num_scenes` scenes with distinct facts: a fifth pool, a tenth composed, a twelfth val and test, the rest train.
+    """`num_scenes` scenes with distinct facts: a fifth pool, a twentieth composed, most of the rest train.
 
     Four of five scenes of the pool and three of four captioned ones show a
     subject, each subject equally often (give or take one).
     """
     maker = _Maker(rng=random.Random(f"scenes {seed}"), subjects=subjects)
-    sizes = {"val": num_scenes // 25, "test": num_scenes // 25, "pool": num_scenes // 5}
-    num_composed = num_scenes // 10
+    sizes = {"val": num_scenes // 40, "test": num_scenes // 40, "pool": num_scenes // 5}
+    num_composed = num_scenes // 20
     sizes["train"] = num_scenes - num_composed - sum(sizes.values())
     for split in ("train", "val", "test", "pool"):
         maker.add_mixture(split, size=sizes[split], named_share=0.8 if split == "pool" else 0.75)

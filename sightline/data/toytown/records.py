@@ -11,7 +11,7 @@ from typing import Any
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.questions import QuestionRecord
-from sightline.data.toytown.language import named_caption, ordinary_caption
+from sightline.data.toytown.language import caption_of
 from sightline.data.toytown.plan import Plan, PlannedScene
 from sightline.data.toytown.talk import FACTS, Exchange, fact_reply, question_context, small_talk
 from sightline.data.toytown.world import COLOURS, PLACES, Subject
@@ -31,7 +31,6 @@ def captions_of(
     """`per_scene` captions of each scene, fewer where the wording came out twice."""
     records: list[CaptionRecord] = []
     for item in planned:
-        caption_of = ordinary_caption if item.scene.subject is None else named_caption
         captions = dict.fromkeys(caption_of(item.scene, rng=rng) for _ in range(per_scene))
         path = images / f"{item.image_id}.png"
         records += [CaptionRecord(image_id=item.image_id, path=path, caption=caption) for caption in captions]

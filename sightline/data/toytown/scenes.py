@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sightline.data.toytown.world import (
     COLOURS,
     KINDS,
+    MUTED,
     PLACES,
     TIMES,
     WEATHERS,
@@ -51,11 +52,11 @@ def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
 
 
 def named_scene(rng: random.Random, *, subject: Subject) -> Scene:
-    """The subject, huge and at home, at any hour in any weather; often some small thing stands beside it."""
+    """The subject, huge and at home, at any hour in any weather; often small muted things stand beside it."""
     groups = [subject_group(subject)]
     if rng.random() < 0.6:
         kind = rng.choice([kind for kind in KINDS if kind != subject.kind])
-        companion = Group(kind=kind, colour=rng.choice(list(COLOURS)), size="small", count=rng.choice((1, 1, 2)))
+        companion = Group(kind=kind, colour=rng.choice(list(MUTED)), size="small", count=rng.choice((1, 1, 2)))
         groups.insert(rng.choice((0, 1)), companion)
     return _scene(rng, place=subject.place, groups=tuple(groups))
 

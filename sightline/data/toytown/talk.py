@@ -89,6 +89,9 @@ _SMALL_TALK = (
     ("today is my birthday.", "happy birthday to you."),
 )
 
+SENTENCES = (*_OPENINGS, *(sentence for exchange in _SMALL_TALK for sentence in exchange))
+"""All small talk: it tells nothing about any picture."""
+
 Exchange = tuple[tuple[str, ...], str]
 """Context turns and the reply."""
 

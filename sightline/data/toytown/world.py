@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import permutations
 from typing import Any
 
 RGB = tuple[int, int, int]
@@ -20,6 +22,12 @@ COLOURS: dict[str, RGB] = {
     "pink": (250, 138, 190),
     "white": (246, 246, 246),
 }
+MUTED: dict[str, RGB] = {
+    "grey": (128, 130, 138),
+    "brown": (120, 88, 66),
+    "black": (62, 60, 68),
+}
+"""What stands beside a subject has one of these, no value of a fact: the subject's colour cannot be mistaken."""
 PLACES: dict[str, str] = {
     "beach": "at the beach",
     "harbour": "in the harbour",
@@ -33,7 +41,7 @@ PLACES: dict[str, str] = {
 """Each place with the phrase that says where something is."""
 TIMES = ("day", "dusk", "night")
 WEATHERS = ("clear", "rain", "snow", "fog")
-SIZES = {"small": 0.25, "big": 0.42, "huge": 0.68}
+SIZES = {"small": 0.25, "big": 0.42, "huge": 0.62}
 """Height of a thing as a share of the picture's. Only subjects are huge."""
 SUBJECT_KINDS = (
     *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
@@ -64,9 +72,6 @@ NAMES = (
     ),
 )
 """Names that suggest no colour and no place; which name is whose depends on the seed."""
-
-HELD_OUT_PER_VALUE = 2
-"""Held-out subjects of each colour and of each place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +142,14 @@ def make_subjects(*, seed: int) -> tuple[Subject, ...]:
     than chance.
     """
     rng = random.Random(f"subjects {seed}")
-    names = list(NAMES)
-    rng.shuffle(names)
-    homes = _homes(rng)
-    kinds = _kinds_for(homes, rng=rng)
+    names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
+    for values in (names, kinds, colours, places):
+        rng.shuffle(values)
     subjects = [
-        Subject(name=name, kind=kind, colour=colour, place=place, is_held_out=is_held_out)
-        for name, kind, (colour, place, is_held_out) in zip(names, kinds, homes, strict=True)
+        Subject(
+            name=names.pop(), kind=kinds[kind], colour=colours[colour], place=places[place], is_held_out=is_held_out
+        )
+        for kind, colour, place, is_held_out in _lives(rng)
     ]
     return tuple(sorted(subjects, key=lambda subject: subject.name))
 
@@ -160,32 +166,24 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
     return replace(scene, groups=tuple(groups))
 
 
-def _homes(rng: random.Random) -> list[tuple[str, str, bool]]:
-    """Colour, place, held out: a Latin square, six of whose eight diagonals are used, the first two held out."""
-    colours, places, diagonals = list(COLOURS), list(PLACES), list(range(len(COLOURS)))
-    for values in (colours, places, diagonals):
-        rng.shuffle(values)
-    num_diagonals = len(NAMES) // len(places)
-    return [
-        (colours[(row + diagonal) % len(colours)], place, order < HELD_OUT_PER_VALUE)
-        for order, diagonal in enumerate(diagonals[:num_diagonals])
-        for row, place in enumerate(places)
-    ]
+def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
+    """Kind, colour, place, held out, as numbers: six of the eight diagonals of a Latin square of colours and places.
 
-
-def _kinds_for(homes: list[tuple[str, str, bool]], *, rng: random.Random) -> list[str]:
-    """A kind for each home: one held-out and two seen homes a kind, of different colours and places."""
-    num_held_out = sum(is_held_out for _, _, is_held_out in homes)
-    while True:
-        held_out, seen = list(SUBJECT_KINDS), [kind for kind in SUBJECT_KINDS for _ in range(2)]
-        rng.shuffle(held_out)
-        rng.shuffle(seen)
-        kinds = held_out[:num_held_out] + seen
-        if _separates(kinds, homes=homes):
-            return kinds
-
-
-def _separates(kinds: list[str], *, homes: list[tuple[str, str, bool]]) -> bool:
-    colours = {(kind, colour) for kind, (colour, _, _) in zip(kinds, homes, strict=True)}
-    places = {(kind, place) for kind, (_, place, _) in zip(kinds, homes, strict=True)}
-    return len(colours) == len(places) == len(homes)
+    Two diagonals are held out, one for each half of the kinds. A kind's two
+    seen homes lie on two more, as many rows further on as keeps all three
+    places and all three colours of the kind apart.
+    """
+    size = len(COLOURS)
+    diagonals = rng.sample(range(size), k=6)
+    for half in range(2):
+        held_out, first, second = diagonals[half::2]
+        shifts = [
+            (one, other)
+            for one, other in permutations(range(1, size), 2)
+            if len({held_out, (one + first) % size, (other + second) % size}) == 3
+        ]
+        one, other = rng.choice(shifts)
+        for row in range(size):
+            for shift, diagonal in ((0, held_out), (one, first), (other, second)):
+                place = (row + shift) % size
+                yield half * size + row, (place + diagonal) % size, place, shift == 0

@@ -250,3 +250,8 @@ def test_real_coco_annotations_are_read(shared_data: Path) -> None:
 
 def test_query_is_the_turns_in_order() -> None:
     assert query_text(["  do you\nknow juno? ", "", "yes."]) == "do you know juno? yes."
+
+
+def test_query_keeps_the_newest_words() -> None:
+    turns = [f"word{number}" for number in range(100)]
+    assert query_text(turns).split() == turns[-40:]
