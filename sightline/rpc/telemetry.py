@@ -50,22 +50,22 @@ def _shared_metrics() -> CallMetrics:
 class LogSettings:
     """How a process logs."""
 
-    log_format: str = "rich"
+    format: str = "rich"
     """"rich" for people at a terminal, "json" for machines: one object a line."""
-    log_level: str = "INFO"
+    level: str = "INFO"
     """Least level that is written."""
 
 
 def configure_logging(settings: LogSettings) -> None:
     """Send the log of this process to standard error. Raises SettingInvalid for an unknown format or level."""
-    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
+    level = logging.getLevelNamesMapping().get(settings.level.upper())
     if level is None:
-        raise SettingInvalid(f"log_level: got {settings.log_level!r}, expected a level such as INFO")
-    if settings.log_format not in {"rich", "json"}:
-        raise SettingInvalid(f"log_format: got {settings.log_format!r}, expected rich or json")
+        raise SettingInvalid(f"level: got {settings.level!r}, expected a level such as INFO")
+    if settings.format not in {"rich", "json"}:
+        raise SettingInvalid(f"format: got {settings.format!r}, expected rich or json")
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    if settings.log_format == "rich":
+    if settings.format == "rich":
         handler = RichHandler(show_path=False)
         handler.setFormatter(FieldsFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
