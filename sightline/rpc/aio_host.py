@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from google.protobuf.message import Message
@@ -23,7 +24,7 @@ from sightline.rpc.dispatch import Dispatcher
 from sightline.rpc.host_settings import HostSettings, server_credentials
 from sightline.rpc.services import Method, Servicer, service_descriptor, service_methods
 from sightline.rpc.status import clip, error_trailers, status_code
-from sightline.rpc.telemetry import CallMetrics
+from sightline.rpc.telemetry import CallMetrics, serve_metrics
 from sightline.rpc.tokens import TokenCheck
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -59,6 +60,7 @@ class AioHost:
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._health_task: asyncio.Task[None] | None = None
+        self._metrics_server: WSGIServer | None = None
         self._port = 0
 
     @property
@@ -85,6 +87,8 @@ class AioHost:
         self._dispatcher.mark_started()
         await self._publish_health()
         self._health_task = asyncio.create_task(self._watch_health())
+        if self._settings.metrics_port:
+            self._metrics_server, _ = serve_metrics(self._settings.metrics_port, host=self._settings.bind)
         logger.info("listening", extra={"address": self.address, "tls": self._settings.is_tls})
 
     async def serve_until_signal(self) -> None:
@@ -115,6 +119,9 @@ class AioHost:
             await self._server.stop(0)
         for binding in self._services:
             await binding.servicer.stop()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.shutdown)
+            self._metrics_server.server_close()
 
     def _build_server(self) -> grpc.aio.Server:
         limit = self._settings.max_message_bytes

@@ -71,7 +71,7 @@ class ChannelSettings:
 
 
 def service_config() -> dict[str, Any]:
-    """The gRPC service config of our services; as JSON it serves clients of every language.
+    """The gRPC service config of our services; `protos/service_config.json` holds it for clients of every language.
 
     Unary calls that met UNAVAILABLE or RESOURCE_EXHAUSTED are tried again with
     growing pauses, all of ours being safe to repeat; streams are not. A Remote
