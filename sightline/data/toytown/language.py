@@ -161,7 +161,7 @@ def _together(groups: tuple[Group, ...], *, rng: random.Random) -> str:
 def _things(group: Group, *, rng: random.Random, with_colour: bool = True) -> str:
     """'a red car', 'two small ducks'."""
     words = [_NUMBERS[group.count]]
-    if group.size != "huge" and rng.random() < 0.4:
+    if group.name is None and rng.random() < 0.4:
         words.append(group.size)
     if with_colour:
         words.append(group.colour)

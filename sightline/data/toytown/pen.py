@@ -94,15 +94,14 @@ class Pen:
     def box(
         self, x0: float, y0: float, x1: float, y1: float, fill: RGB, *, line: float = 0.03, round_by: float = 0.0
     ) -> None:
-        """A rectangle between two corners, its corners rounded by a share of the box's height."""
-        radius = round_by * self.height
-        self.draw.rounded_rectangle(
-            self._span(x0, y0, x1, y1),
-            radius=radius,
-            fill=self._lit(fill),
-            outline=self._ink(line),
-            width=self._ink_width(line),
-        )
+        """A rectangle between two corners, its corners rounded, where there is room, by a share of the box."""
+        span = self._span(x0, y0, x1, y1)
+        ink, width, radius = self._ink(line), self._ink_width(line), round_by * self.height
+        room = min(span[2] - span[0], span[3] - span[1]) / 2 - width
+        if radius and room > 2:
+            self.draw.rounded_rectangle(span, radius=min(radius, room), fill=self._lit(fill), outline=ink, width=width)
+        else:
+            self.draw.rectangle(span, fill=self._lit(fill), outline=ink, width=width)
 
     def shape(self, points: Sequence[Point], fill: RGB, *, line: float = 0.03) -> None:
         """A polygon."""

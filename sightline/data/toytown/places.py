@@ -83,11 +83,11 @@ def _beach(pen: Pen, rng: random.Random) -> None:
 
 
 def _harbour(pen: Pen, rng: random.Random) -> None:
-    pen.box(0, HORIZON - 0.06, 1, 0.76, (30, 96, 140), line=0)
-    for y in (0.56, 0.63, 0.7):
+    pen.box(0, HORIZON - 0.06, 1, 0.84, (24, 84, 140), line=0)
+    for y in (0.55, 0.61, 0.67, 0.73, 0.79):
         for _ in range(3):
-            x = rng.uniform(0, 0.8)
-            pen.stroke([(x, y), (x + 0.14, y)], (110, 170, 200), width=0.012)
+            x = rng.uniform(-0.1, 0.9)
+            pen.stroke([(x, y), (x + 0.05, y - 0.015), (x + 0.1, y)], (150, 200, 226), width=0.012)
     side = rng.choice((0.0, 0.8))
     pen.shape(
         [(side + 0.05, 0.54), (side + 0.07, 0.14), (side + 0.15, 0.14), (side + 0.17, 0.54)], (226, 222, 214), line=0
@@ -96,11 +96,11 @@ def _harbour(pen: Pen, rng: random.Random) -> None:
         pen.box(side + 0.065, y, side + 0.155, y + 0.06, (120, 120, 130), line=0)
     pen.box(side + 0.06, 0.07, side + 0.16, 0.14, (90, 84, 88), line=0)
     replace(pen, tint=(1.0, 1.0, 1.0)).dot(side + 0.11, 0.105, 0.022, (255, 240, 170))
-    pen.box(0, 0.74, 1, 1, (132, 104, 80), line=0)
-    for y in (0.74, 0.82, 0.91):
+    pen.box(0, 0.82, 1, 1, (132, 104, 80), line=0)
+    for y in (0.82, 0.88, 0.94):
         pen.stroke([(0, y), (1, y)], (92, 70, 54), width=0.014)
     for x in (0.12, 0.5, 0.88):
-        pen.box(x - 0.03, 0.68, x + 0.03, 0.78, (80, 60, 48), line=0)
+        pen.box(x - 0.03, 0.75, x + 0.03, 0.86, (80, 60, 48), line=0)
 
 
 def _park(pen: Pen, rng: random.Random) -> None:
@@ -137,10 +137,10 @@ def _street(pen: Pen, rng: random.Random) -> None:
 
 def _farm(pen: Pen, rng: random.Random) -> None:
     pen.shape([(0, HORIZON + 0.02), (0.3, 0.48), (0.7, 0.5), (1, HORIZON)], (178, 196, 90), line=0)
-    pen.box(0, HORIZON, 1, 1, (206, 178, 84), line=0)
-    for start in (-0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5):
-        end = 0.5 + (start - 0.5) * 0.3
-        pen.stroke([(start, 1.0), (end, HORIZON)], (168, 132, 60), width=0.022)
+    pen.box(0, HORIZON, 1, 1, (134, 92, 58), line=0)
+    for start in (-1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.4, 1.8):
+        end = 0.5 + (start - 0.5) * 0.34
+        pen.shape([(start, 1.0), (start + 0.2, 1.0), (end + 0.07, HORIZON), (end, HORIZON)], (204, 190, 70), line=0)
     x = rng.choice((0.0, 0.7))
     pen.box(x + 0.02, 0.34, x + 0.24, 0.6, (120, 66, 52), line=0)
     pen.shape([(x, 0.36), (x + 0.05, 0.24), (x + 0.21, 0.24), (x + 0.26, 0.36)], (84, 62, 60), line=0)
@@ -160,10 +160,10 @@ def _mountains(pen: Pen, rng: random.Random) -> None:
             (244, 248, 252),
             line=0,
         )
-    pen.box(0, 0.62, 1, 1, (118, 150, 108), line=0)
+    pen.box(0, 0.62, 1, 1, (158, 154, 170), line=0)
     for _ in range(6):
         x, y = rng.random(), rng.uniform(0.7, 0.96)
-        pen.oval(x, y, x + 0.09, y + 0.04, (150, 152, 156), line=0)
+        pen.shape([(x, y + 0.05), (x + 0.05, y), (x + 0.12, y + 0.05)], (104, 102, 120), line=0)
 
 
 def _desert(pen: Pen, rng: random.Random) -> None:

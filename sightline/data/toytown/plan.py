@@ -43,7 +43,7 @@ class Plan:
 def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject]) -> Plan:
     """`num_scenes` scenes with distinct facts: a fifth pool, a twentieth composed, most of the rest train.
 
-    Four of five scenes of the pool and three of four captioned ones show a
+    Four of five scenes of the pool and two of three captioned ones show a
     subject, each subject equally often (give or take one).
     """
     maker = _Maker(rng=random.Random(f"scenes {seed}"), subjects=subjects)
@@ -51,7 +51,7 @@ def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject]) -> Pla
     num_composed = num_scenes // 20
     sizes["train"] = num_scenes - num_composed - sum(sizes.values())
     for split in ("train", "val", "test", "pool"):
-        maker.add_mixture(split, size=sizes[split], named_share=0.8 if split == "pool" else 0.75)
+        maker.add_mixture(split, size=sizes[split], named_share=0.8 if split == "pool" else 0.66)
     triplets = maker.add_composed(num_composed)
     return Plan(scenes=tuple(maker.planned), triplets=triplets)
 

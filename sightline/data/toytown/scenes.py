@@ -23,6 +23,8 @@ from sightline.data.toytown.world import (
 _GROUP_COUNTS = (1, 1, 2, 2, 2, 3)
 _THING_COUNTS = (1, 1, 1, 2, 3)
 _MAX_THINGS = 4
+_PORTRAIT_SHARE = 0.35
+"""Share of ordinary scenes that show one thing as large as a subject: there colours and places are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,12 @@ class Edit:
 
 
 def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
-    """One to three groups of things anywhere. No thing looks like a subject: a subject's kind has never its colour."""
+    """One to three groups of things anywhere, or a single huge one. A subject's kind never has its colour here."""
     taken = {(subject.kind, subject.colour) for subject in subjects}
+    if rng.random() < _PORTRAIT_SHARE:
+        kind = rng.choice(KINDS)
+        portrait = Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size="huge")
+        return _scene(rng, place=rng.choice(list(PLACES)), groups=(portrait,))
     kinds = rng.sample(KINDS, k=rng.choice(_GROUP_COUNTS))
     groups: list[Group] = []
     for kind in kinds:

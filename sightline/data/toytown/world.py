@@ -42,7 +42,7 @@ PLACES: dict[str, str] = {
 TIMES = ("day", "dusk", "night")
 WEATHERS = ("clear", "rain", "snow", "fog")
 SIZES = {"small": 0.25, "big": 0.42, "huge": 0.62}
-"""Height of a thing as a share of the picture's. Only subjects are huge."""
+"""Height of a thing as a share of the picture's. Subjects are huge."""
 SUBJECT_KINDS = (
     *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
     *("cat", "dog", "rabbit", "owl", "bear", "turtle", "dinosaur", "snail"),

@@ -102,3 +102,8 @@ def test_groups_stand_from_left_to_right() -> None:
     red_x = np.nonzero((picture[..., 0] > 180) & (picture[..., 1] < 80))[1].mean()
     blue_x = np.nonzero((picture[..., 2] > 190) & (picture[..., 0] < 80))[1].mean()
     assert red_x < blue_x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_even_the_smallest_crowd_can_be_drawn(kind: str) -> None:
+    assert draw_scene(scene(kind, size="small", count=4), size=16).size == (16, 16)

@@ -101,7 +101,7 @@ def test_no_ordinary_thing_looks_like_a_subject() -> None:
     rng = random.Random(0)
     taken = {(subject.kind, subject.colour) for subject in SUBJECTS}
     things = [group for _ in range(300) for group in ordinary_scene(rng, subjects=SUBJECTS).groups]
-    assert not [group for group in things if (group.kind, group.colour) in taken or group.size == "huge"]
+    assert not [group for group in things if (group.kind, group.colour) in taken or group.name]
 
 
 def test_small_talk_tells_neither_colour_nor_place() -> None:
