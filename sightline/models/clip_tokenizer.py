@@ -39,7 +39,8 @@ class ClipTowerTokenizer:
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        rows = [[start, *self._tokenizer.encode(text), end] for text in texts]
+        # Both ids are the highest: a user's "<end_of_text>" must not become one and end the text early.
+        rows = [[start, *(i for i in self._tokenizer.encode(text) if i < start), end] for text in texts]
         return pad_rows(rows, context_length=self.context_length, eos_id=end)
 
     def save(self, folder: Path) -> None:

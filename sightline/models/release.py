@@ -254,7 +254,7 @@ def _saved_config(config: ZrigfConfig) -> ZrigfConfig:
     tag = config.tower.tag
     if not tag.startswith("local-dir:"):
         return config
-    return replace(config, tower=replace(config.tower, tag=f"local-dir:{Path(tag).name}"))
+    return replace(config, tower=replace(config.tower, tag=f"local-dir:{Path(tag.removeprefix('local-dir:')).name}"))
 
 
 def _read_preprocess(folder: Path) -> Preprocess:

@@ -76,7 +76,7 @@ class CorpusTowerTokenizer:
     def __init__(self, tokenizer: Tokenizer, *, context_length: int) -> None:
         self.context_length = context_length
         self.vocab_size: int = tokenizer.get_vocab_size()
-        self._tokenizer = tokenizer
+        self._tokenizer = _literal(tokenizer)
         self._eos_id = self.vocab_size - 1
         if (found := tokenizer.token_to_id(EOS)) != self._eos_id:
             raise SettingInvalid(f"tokenizer: end of text has id {found}, must be the highest, {self._eos_id}")
@@ -98,7 +98,7 @@ class DialogueTokenizer:
     def __init__(self, tokenizer: Tokenizer, *, bos_id: int, eos_id: int, pad_id: int) -> None:
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
         self.vocab_size: int = tokenizer.get_vocab_size()
-        self._tokenizer = tokenizer
+        self._tokenizer = _literal(tokenizer)
 
     @classmethod
     def of_corpus(cls, tokenizer: Tokenizer) -> DialogueTokenizer:
@@ -161,6 +161,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if model != "BPE":
         raise ReleaseInvalid(f"{path.name}: got a tokenizer model {model!r}, expected 'BPE'")
     return Tokenizer.from_str(text)
+
+
+def _literal(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, reading "</s>" in a user's text as five characters rather than as the end of it."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def pad_rows(rows: list[list[int]], *, context_length: int, eos_id: int) -> TokenizedTexts:

@@ -3,6 +3,9 @@
 # Axes: B items, L tokens, D embedding width, N patches, W token width, C channels; after C, H and W are pixels.
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import open_clip
@@ -164,13 +167,14 @@ def _from_open_clip(tag: str, *, config: TowerConfig, weights: str) -> DualEncod
     pretrained = open_clip.get_pretrained_cfg(tag, weights) if weights else {}
     is_quick = bool((pretrained or {}).get("quick_gelu"))
     try:
-        model = open_clip.create_model(
-            tag,
-            pretrained=weights if weights and ":" not in tag else None,
-            load_weights=bool(weights),
-            pretrained_text=False,
-            force_quick_gelu=is_quick,
-        )
+        with _without_open_clips_warnings():
+            model = open_clip.create_model(
+                tag,
+                pretrained=weights if weights and ":" not in tag else None,
+                load_weights=bool(weights),
+                pretrained_text=False,
+                force_quick_gelu=is_quick,
+            )
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         raise SettingInvalid(f"tag {tag!r}, weights {weights!r}: {error}") from error
     values = dict(model.visual.preprocess_cfg)
@@ -181,6 +185,21 @@ def _from_open_clip(tag: str, *, config: TowerConfig, weights: str) -> DualEncod
         context_length=config.context_length,
         open_clip_config={"model_cfg": described, "preprocess_cfg": values},
     )
+
+
+@contextmanager
+def _without_open_clips_warnings() -> Iterator[None]:
+    """Drop what open_clip tells the root logger: that weights are random, which a release then replaces."""
+
+    def is_not_open_clips(record: logging.LogRecord) -> bool:
+        return record.module != "factory" or record.levelno > logging.WARNING
+
+    root = logging.getLogger()
+    root.addFilter(is_not_open_clips)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_not_open_clips)
 
 
 def _vision_cfg(config: TowerConfig) -> CLIPVisionCfg:

@@ -1,0 +1,103 @@
+"""A model small enough to build in milliseconds, with its tokenizers and its release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from sightline.models.config import DecoderConfig, FusionConfig, TowerConfig, ZrigfConfig
+from sightline.models.model import ZrigfModel, build_model
+from sightline.models.release import save_release
+from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, train_tokenizer
+
+CORPUS = ["a red ball on the beach", "the blue bird sleeps at night", "what colour is it ?", "it is green ."]
+CONTEXT_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class SmallParts:
+    """What most tests of the models start from."""
+
+    config: ZrigfConfig
+    model: ZrigfModel
+    tower_tokenizer: CorpusTowerTokenizer
+    dialogue_tokenizer: DialogueTokenizer
+
+
+@pytest.fixture(autouse=True)
+def _torch_seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def corpus_tokenizer() -> Tokenizer:
+    return train_tokenizer(CORPUS, vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def small_config(corpus_tokenizer: Tokenizer) -> ZrigfConfig:
+    vocab_size = corpus_tokenizer.get_vocab_size()
+    tower = TowerConfig(
+        vocab_size=vocab_size,
+        embed_dim=8,
+        image_size=28,
+        patch_size=4,
+        vision_width=16,
+        vision_layers=1,
+        vision_head_width=8,
+        text_width=16,
+        text_layers=2,
+        text_heads=2,
+        context_length=CONTEXT_LENGTH,
+    )
+    decoder = DecoderConfig(
+        vocab_size=vocab_size,
+        pad_id=0,
+        bos_id=1,
+        eos_id=vocab_size - 1,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn=32,
+        decoder_ffn=32,
+        max_positions=40,
+        context_length=20,
+        init_std=0.3,
+    )
+    return ZrigfConfig(tower=tower, decoder=decoder, fusion=FusionConfig())
+
+
+@pytest.fixture
+def small(small_config: ZrigfConfig, corpus_tokenizer: Tokenizer) -> SmallParts:
+    return build_small(small_config, corpus_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def small_release(
+    small_config: ZrigfConfig, corpus_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A saved release and its architecture section; tests that change it copy it first."""
+    torch.manual_seed(0)
+    parts = build_small(small_config, corpus_tokenizer)
+    folder = tmp_path_factory.mktemp("release")
+    architecture = save_release(
+        folder,
+        model=parts.model,
+        tower_tokenizer=parts.tower_tokenizer,
+        dialogue_tokenizer=parts.dialogue_tokenizer,
+    )
+    return folder, architecture
+
+
+def build_small(config: ZrigfConfig, tokenizer: Tokenizer) -> SmallParts:
+    return SmallParts(
+        config=config,
+        model=build_model(config).eval(),
+        tower_tokenizer=CorpusTowerTokenizer(tokenizer, context_length=CONTEXT_LENGTH),
+        dialogue_tokenizer=DialogueTokenizer.of_corpus(tokenizer),
+    )
