@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -38,12 +38,19 @@ class EdgeIndex:
     """A VectorIndex in a folder. See `retriever_svc.index.VectorIndex`."""
 
     def __init__(
-        self, folder: Path, *, name: str = "images", optimize_after: int = 5000, lock_wait_s: float = 0.0
+        self,
+        folder: Path,
+        *,
+        name: str = "images",
+        optimize_after: int = 5000,
+        lock_wait_s: float = 0.0,
+        build: Callable[[Path], Awaitable[None]] = optimize_copy,
     ) -> None:
         self._folder = EdgeFolder(folder)
         self._name = name
         self._optimize_after = optimize_after
         self._lock_wait_s = lock_wait_s
+        self._build = build
         self._shards: dict[str, EdgeShard] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edge-index")
         # Writes pass one by one; a copy of the shard is taken while none passes.
@@ -60,8 +67,8 @@ class EdgeIndex:
 
     async def open(self) -> None:
         """Take the folder's lock and load its shards; raises UsageError or DataCorrupt naming the folder."""
-        await self._folder.open(wait_s=self._lock_wait_s)
         try:
+            await self._folder.open(wait_s=self._lock_wait_s)
             for space in self._folder.state.layout.spaces.values():
                 await self._load(space)
         except SightlineError:
@@ -189,7 +196,7 @@ class EdgeIndex:
                 await copy_shard(self._folder.path_of(space_id), into=path)
                 self._journal[space_id] = set()
                 self._num_changed[space_id] = 0
-            await optimize_copy(path)
+            await self._build(path)
             await self._take_over(space_id, name=name)
         finally:
             self._journal.pop(space_id, None)

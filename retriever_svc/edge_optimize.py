@@ -11,6 +11,7 @@ import asyncio
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import qdrant_edge as qdrant
@@ -22,12 +23,17 @@ _SPACE_NEEDED = 2.5
 """Free disk that is asked for, in sizes of the shard: the copy, and what the build writes beside it."""
 
 
-async def copy_shard(source: Path, *, into: Path) -> None:
+def free_bytes(folder: Path) -> int:
+    """How much the disk of `folder` can still take."""
+    return shutil.disk_usage(folder).free
+
+
+async def copy_shard(source: Path, *, into: Path, free: Callable[[Path], int] = free_bytes) -> None:
     """A copy of the shard folder `source`, which must be flushed and not written to meanwhile.
 
     Raises UsageError if the disk does not have room for it and its index.
     """
-    await asyncio.to_thread(_copy, source, into)
+    await asyncio.to_thread(_copy, source, into, free(source))
 
 
 async def optimize_copy(folder: Path) -> None:
@@ -54,9 +60,8 @@ def build(folder: Path) -> None:
     shard.close()
 
 
-def _copy(source: Path, into: Path) -> None:
+def _copy(source: Path, into: Path, free: int) -> None:
     size = sum(path.stat().st_blocks * 512 for path in source.rglob("*") if path.is_file())
-    free = shutil.disk_usage(source).free
     needed = int(size * _SPACE_NEEDED)
     if free < needed:
         raise UsageError(f"index folder {source.parent}: {free >> 20} MiB free, {needed >> 20} MiB needed")

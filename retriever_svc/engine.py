@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from retriever_svc.encoding import Encoder
@@ -73,6 +73,7 @@ class RetrieverEngine:
         encoder: Encoder,
         rollout: RolloutSettings | None = None,
         max_pending_writes: int = 8,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = index
         self._pictures = pictures
@@ -87,6 +88,7 @@ class RetrieverEngine:
             pictures=pictures,
             encoder=encoder,
             settings=rollout or RolloutSettings(),
+            now=now,
         )
         self._watching: asyncio.Task[None] | None = None
 
@@ -112,20 +114,25 @@ class RetrieverEngine:
 
     async def search_text(self, text: str, *, ask: Ask, call: CallContext, clock: StageClock) -> Found:
         """The pictures nearest to a text."""
-        space = self._space_for(ask)
-        with clock.stage("encode"), self._encoder_holds(space):
-            query_D = await self._encoder.encode_text(text, space_id=space.space_id, call=call)
+
+        async def encode(space_id: str) -> Floats:
+            return await self._encoder.encode_text(text, space_id=space_id, call=call)
+
+        query_D, space = await self._encoded(encode, ask=ask, clock=clock)
         return await self._search(query_D, space=space, ask=ask, clock=clock)
 
     async def search_picture(self, data: bytes, *, ask: Ask, call: CallContext, clock: StageClock) -> Found:
         """The pictures nearest to an example; raises what the encoder says of an unreadable one."""
-        space = self._space_for(ask)
-        with clock.stage("encode"), self._encoder_holds(space):
-            batch = await self._encoder.encode_pictures([data], space_id=space.space_id, with_tokens=False, call=call)
-        (picture,) = batch.items
-        if isinstance(picture, SightlineError):
-            raise picture
-        return await self._search(picture.vector, space=space, ask=ask, clock=clock)
+
+        async def encode(space_id: str) -> Floats:
+            batch = await self._encoder.encode_pictures([data], space_id=space_id, with_tokens=False, call=call)
+            (picture,) = batch.items
+            if isinstance(picture, SightlineError):
+                raise picture
+            return picture.vector
+
+        query_D, space = await self._encoded(encode, ask=ask, clock=clock)
+        return await self._search(query_D, space=space, ask=ask, clock=clock)
 
     async def search_vector(self, query_D: Floats, *, ask: Ask, clock: StageClock) -> Found:
         """The pictures nearest to a unit vector of the space that `ask` names."""
@@ -185,15 +192,25 @@ class RetrieverEngine:
         check_space(ask.space_id, serving=space.space_id)
         return space
 
-    @contextmanager
-    def _encoder_holds(self, space: SpaceSpec) -> Iterator[None]:
-        # The caller asked for nothing wrong: the encoder has moved on before the index could.
-        try:
-            yield
-        except EmbeddingSpaceMismatch as error:
-            self.rollout.wake()
-            message = f"no encoder holds space {space.space_id}, in which the index answers"
-            raise DependencyUnavailable(message, service="encoder") from error
+    async def _encoded(
+        self, encode: Callable[[str], Awaitable[Floats]], *, ask: Ask, clock: StageClock
+    ) -> tuple[Floats, SpaceSpec]:
+        """The query's vector, and the space of the index that it was encoded in."""
+        space = self._space_for(ask)
+        with clock.stage("encode"):
+            try:
+                return await encode(space.space_id), space
+            except EmbeddingSpaceMismatch as error:
+                # The encoder has moved on. Either the index has too, since the first look, or it is behind.
+                await self._spaces.refresh()
+                self.rollout.wake()
+                moved = self._space_for(ask)
+                if moved.space_id == space.space_id:
+                    raise _left_behind(space) from error
+            try:
+                return await encode(moved.space_id), moved
+            except EmbeddingSpaceMismatch as error:
+                raise _left_behind(moved) from error
 
     async def _search(self, query_D: Floats, *, space: SpaceSpec, ask: Ask, clock: StageClock) -> Found:
         with clock.stage("search"):
@@ -208,3 +225,8 @@ class RetrieverEngine:
             if not hits and await self._index.count(space_id=space.space_id) == 0:
                 raise IndexEmpty("the index holds no picture")
         return Found(hits=tuple(hits), space_id=space.space_id)
+
+
+def _left_behind(space: SpaceSpec) -> DependencyUnavailable:
+    # The caller asked for nothing wrong, so this is no EMBEDDING_SPACE_MISMATCH of theirs.
+    return DependencyUnavailable(f"no encoder holds space {space.space_id} of the index", service="encoder")

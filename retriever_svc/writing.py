@@ -105,14 +105,19 @@ class Writer:
         named = await asyncio.to_thread(_with_digests, images)
         for _ in range(_ATTEMPTS):
             with clock.stage("encode"):
-                prepared = await self._prepare(named, call=call)
+                layout = await self._spaces.refresh()
+                try:
+                    prepared = await self._prepare(named, layout=layout, call=call)
+                except EmbeddingSpaceMismatch as error:
+                    if _is_same(layout, await self._spaces.refresh()):
+                        raise _left_behind(layout) from error
+                    continue
             with clock.stage("search"):
                 if await self._to_the_end(self._store(prepared)):
                     return prepared.errors()
         raise Reindexing(f"the index changed {_ATTEMPTS} times while the pictures were encoded")
 
-    async def _prepare(self, images: Sequence[NewImage], *, call: CallContext) -> _Prepared:
-        layout = await self._spaces.refresh()
+    async def _prepare(self, images: Sequence[NewImage], *, layout: Layout, call: CallContext) -> _Prepared:
         if layout.serving is None:
             return await self._prepare_first(images, layout=layout, call=call)
         stored = await self._index.get([image.image_id for image in images], space_id=layout.serving.space_id)
@@ -135,12 +140,9 @@ class Writer:
     async def _encode(self, pictures: Mapping[str, bytes], *, space_id: str, call: CallContext) -> dict[str, Outcome]:
         if not pictures:
             return {}
-        try:
-            batch = await self._encoder.encode_pictures(
-                list(pictures.values()), space_id=space_id, with_tokens=True, call=call
-            )
-        except EmbeddingSpaceMismatch as error:
-            raise Reindexing(f"the encoder does not hold space {space_id}; writes wait for the move") from error
+        batch = await self._encoder.encode_pictures(
+            list(pictures.values()), space_id=space_id, with_tokens=True, call=call
+        )
         return dict(zip(pictures, batch.items, strict=True))
 
     async def _store(self, prepared: _Prepared) -> bool:
@@ -151,7 +153,7 @@ class Writer:
         await self._pictures.put([image.data for image in accepted.values()])
         async with self._spaces.lock:
             layout = await self._spaces.refresh()
-            if (layout.current, layout.next) != (prepared.layout.current, prepared.layout.next):
+            if not _is_same(layout, prepared.layout):
                 return False
             if layout.current is None and prepared.space is not None:
                 await self._spaces.found(prepared.space)
@@ -230,6 +232,15 @@ class Writer:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+
+def _left_behind(layout: Layout) -> Reindexing:
+    wanted = " and ".join(space_id for space_id in (layout.current, layout.next) if space_id is not None)
+    return Reindexing(f"the encoder does not hold {wanted}; writes wait until the pictures have moved")
+
+
+def _is_same(layout: Layout, other: Layout) -> bool:
+    return (layout.current, layout.next) == (other.current, other.next)
 
 
 def _with_digests(images: Sequence[NewImage]) -> list[NewImage]:

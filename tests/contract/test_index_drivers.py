@@ -32,6 +32,7 @@ from retriever_svc.server_index import ServerIndex
 from retriever_svc.settings import QdrantSettings
 from sightline.rpc.tokens import Secret
 from sightline.settings import environment
+from sightline.testing.folders import quick_folder
 from sightline.testing.qdrant import FakeQdrant
 
 OLD = SpaceSpec(space_id="0123456789abcdef", dimension=8, token_width=4)
@@ -84,11 +85,12 @@ def drivers() -> Iterator[object]:
 
 
 @pytest.fixture(params=drivers())
-async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
-    async with request.param(tmp_path) as opened:
-        await opened.create(OLD)
-        await opened.switch(OLD.space_id)
-        yield opened
+async def index(request: pytest.FixtureRequest) -> AsyncIterator[VectorIndex]:
+    with quick_folder() as folder:
+        async with request.param(folder) as opened:
+            await opened.create(OLD)
+            await opened.switch(OLD.space_id)
+            yield opened
 
 
 def unit(seed: int, *, width: int = OLD.dimension) -> Floats:
