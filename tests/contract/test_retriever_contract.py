@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from retriever_svc.building import build_servicer
 from retriever_svc.servicer import RetrieverServicer
 from retriever_svc.settings import RetrieverSettings
 from sightline.errors import (
+    DependencyUnavailable,
     DimensionMismatch,
     EmbeddingSpaceMismatch,
     FieldMissing,
@@ -57,7 +58,8 @@ from sightline.testing.encoder import (
     colour_tokens,
     colour_vector,
 )
-from sightline.v1 import common_pb2, retriever_pb2
+from sightline.testing.folders import quick_folder
+from sightline.v1 import common_pb2
 from sightline.v1.common_pb2 import Picture, Tensor
 from sightline.v1.retriever_pb2 import (
     Condition,
@@ -120,13 +122,15 @@ def record(
 
 
 @pytest.fixture
-async def caller(host: Any, tmp_path: Path) -> AsyncIterator[Caller]:
+async def caller(host: Any) -> AsyncIterator[Caller]:
     """A retriever with an empty index."""
     encoder = await host.start("EncoderService", make_encoder, keep=True)
     settings = encoder.settings
-    factory = functools.partial(make_retriever, str(tmp_path), settings.address, settings.application)
-    endpoint = await host.start("RetrieverService", factory)
-    yield Caller(remote=endpoint.remote, stub=RetrieverServiceStub(endpoint.remote.channel))
+    with quick_folder() as folder:
+        factory = functools.partial(make_retriever, str(folder), settings.address, settings.application)
+        endpoint = await host.start("RetrieverService", factory)
+        yield Caller(remote=endpoint.remote, stub=RetrieverServiceStub(endpoint.remote.channel))
+        await host.stop_all()
 
 
 async def fill(caller: Caller) -> None:
@@ -154,3 +158,219 @@ async def test_picture_finds_its_like(caller: Caller) -> None:
     reply = await caller.search(picture=Picture(data=colour_picture((250, 5, 5), side=3)), k=1)
     assert [image.image_id for image in reply.images] == ["red"]
     assert not reply.images[0].HasField("tokens")
+
+
+async def test_vector_of_the_right_space_finds_and_is_normalised(caller: Caller) -> None:
+    await fill(caller)
+    vector = tensor_to_proto(7.5 * colour_vector(COLOURS["green"], space_id=FIRST_SPACE))
+    reply = await caller.search(vector=vector, embedding_space_id=FIRST_SPACE, k=1)
+    assert reply.images[0].image_id == "green"
+    assert reply.images[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_search_of_an_empty_index_says_so(caller: Caller) -> None:
+    empty = SearchImagesRequest(text="red", k=1)
+    await caller.refused(IndexEmpty, "SearchImages", empty)
+    await fill(caller)
+    await caller.call("DeleteImages", DeleteImagesRequest(image_ids=list(COLOURS)))
+    await caller.refused(IndexEmpty, "SearchImages", empty)
+
+
+async def test_search_limits(caller: Caller) -> None:
+    await fill(caller)
+    vector = colour_vector(COLOURS["red"], space_id=FIRST_SPACE)
+
+    async def refused(kind: type[SightlineError], **fields: Any) -> None:
+        await caller.refused(kind, "SearchImages", SearchImagesRequest(**({"k": 1, "text": "red"} | fields)))
+
+    def by(tensor: Tensor) -> dict[str, Any]:
+        return {"text": None, "vector": tensor, "embedding_space_id": FIRST_SPACE}
+
+    await refused(FieldMissing, text=None)
+    await refused(FieldMissing, text="")
+    await refused(TextTooLong, text="x" * (MAX_TEXT_CHARS + 1))
+    await refused(FieldOutOfRange, k=0)
+    await refused(FieldOutOfRange, k=MAX_SEARCH_K + 1)
+    await refused(FieldOutOfRange, min_score=1.01)
+    await refused(FieldOutOfRange, min_score=-1.01)
+    await refused(FieldOutOfRange, min_score=float("nan"))
+    await refused(EmbeddingSpaceMismatch, embedding_space_id=SECOND_SPACE)
+    await refused(FieldMissing, text=None, picture=Picture())
+    await refused(PictureTooLarge, text=None, picture=Picture(data=b"x" * (MAX_PICTURE_BYTES + 1)))
+    await refused(PictureUnreadable, text=None, picture=Picture(data=b"no picture"))
+    await refused(FieldMissing, **by(tensor_to_proto(vector)) | {"embedding_space_id": ""})
+    await refused(EmbeddingSpaceMismatch, **by(tensor_to_proto(vector)) | {"embedding_space_id": SECOND_SPACE})
+    await refused(DimensionMismatch, **by(tensor_to_proto(vector[:-1])))
+    await refused(TensorMalformed, **by(tensor_to_proto(np.zeros(DIMENSION, dtype=np.float32))))
+    await refused(TensorMalformed, **by(tensor_to_proto(np.full(DIMENSION, np.nan, dtype=np.float32))))
+    await refused(TensorMalformed, **by(tensor_to_proto(vector[None])))
+    await refused(TensorMalformed, **by(Tensor(data=b"123", dtype=common_pb2.DTYPE_FLOAT32, shape=[DIMENSION])))
+    await refused(TensorMalformed, **by(Tensor(data=vector.tobytes(), shape=[DIMENSION])))
+    assert len(await caller.ids(text="x" * MAX_TEXT_CHARS, k=MAX_SEARCH_K)) == len(COLOURS)
+    assert len(await caller.ids(text="red", k=1, min_score=1.0 - 1e-5, embedding_space_id=FIRST_SPACE)) == 1
+    assert await caller.ids(text="red", min_score=-1.0) != []
+
+
+async def test_filters_narrow_a_search_and_their_limits_hold(caller: Caller) -> None:
+    await fill(caller)
+
+    def one(count: int) -> Condition:
+        return Condition(key="name", any_of=["red", *[f"v{n}" for n in range(count - 1)]])
+
+    assert await caller.ids(text="blue", filter=Filter(must=[one(MAX_CONDITION_VALUES)] * MAX_CONDITIONS)) == ["red"]
+    not_blue = Filter(must_not=[Condition(key="image_id", any_of=["blue"])])
+    assert "blue" not in await caller.ids(text="blue", filter=not_blue)
+    bad = [
+        Filter(must=[one(1)] * (MAX_CONDITIONS + 1)),
+        Filter(must_not=[one(1)] * (MAX_CONDITIONS + 1)),
+        Filter(must=[one(MAX_CONDITION_VALUES + 1)]),
+        Filter(must=[Condition(key="name")]),
+        Filter(must=[Condition(any_of=["red"])]),
+        Filter(must=[Condition(key="name", any_of=["x" * (MAX_METADATA_CHARS + 1)])]),
+    ]
+    for wrong in bad:
+        await caller.refused(FilterInvalid, "SearchImages", SearchImagesRequest(text="red", k=1, filter=wrong))
+        await caller.refused(FilterInvalid, "ListImages", ListImagesRequest(filter=wrong))
+
+
+async def test_one_bad_picture_fails_alone_and_each_says_why(caller: Caller) -> None:
+    long_id, pairs = "i" * MAX_IMAGE_ID_CHARS, {f"k{n}": "v" for n in range(MAX_METADATA_PAIRS)}
+    statuses = await caller.store(
+        record("good"),
+        record("broken", data=b"\x89PNG\r\n\x1a\n then nothing"),
+        record("empty", data=b""),
+        record("huge", data=b"x" * (MAX_PICTURE_BYTES + 1)),
+        record(""),
+        record(long_id, **pairs),
+        record(long_id + "i"),
+        record("too many", **pairs, more="v"),
+        record("long", key="v" * (MAX_METADATA_CHARS + 1)),
+    )
+    reasons = [status.reason for status in statuses]
+    assert reasons == [
+        "",
+        "PICTURE_UNREADABLE",
+        "FIELD_MISSING",
+        "PICTURE_TOO_LARGE",
+        "FIELD_MISSING",
+        "",
+        "FIELD_OUT_OF_RANGE",
+        "FIELD_OUT_OF_RANGE",
+        "FIELD_OUT_OF_RANGE",
+    ]
+    assert [status.code for status in statuses] == [3 if reason else 0 for reason in reasons]
+    assert all(bool(status.message) == bool(status.reason) for status in statuses)
+    assert sorted(await caller.ids(text="red")) == ["good", long_id]
+
+
+async def test_only_bad_pictures_found_no_index(caller: Caller) -> None:
+    (status,) = await caller.store(record("broken", data=b"no picture"))
+    assert status.reason == "PICTURE_UNREADABLE"
+    described = await caller.call("DescribeIndex", DescribeIndexRequest())
+    assert (described.num_images, described.dimension, described.served.embedding_space_id) == (0, 0, "")
+
+
+async def test_calls_with_too_many_or_no_items_are_refused_whole(caller: Caller) -> None:
+    full = [record(f"p{n}", (n, n, n)) for n in range(MAX_PICTURES_PER_CALL)]
+    await caller.refused(TooManyItems, "UpsertImages", UpsertImagesRequest(images=[*full, record("more")]))
+    await caller.refused(FieldMissing, "UpsertImages", UpsertImagesRequest())
+    assert {status.code for status in await caller.store(*full)} == {0}
+    ids = [f"p{n}" for n in range(MAX_DELETES_PER_CALL)]
+    await caller.refused(TooManyItems, "DeleteImages", DeleteImagesRequest(image_ids=[*ids, "more"]))
+    await caller.refused(FieldMissing, "DeleteImages", DeleteImagesRequest())
+    await caller.refused(FieldMissing, "DeleteImages", DeleteImagesRequest(image_ids=["p1", ""]))
+    deleted = await caller.call("DeleteImages", DeleteImagesRequest(image_ids=ids))
+    assert deleted.num_deleted == MAX_PICTURES_PER_CALL
+
+
+async def test_the_later_of_two_with_one_id_is_kept_and_repeating_changes_nothing(caller: Caller) -> None:
+    twice = [record("same", "red", turn="1"), record("same", "blue", turn="2")]
+    for _ in range(2):
+        assert [status.code for status in await caller.store(*twice)] == [0, 0]
+        assert await caller.ids(text="blue", min_score=0.99) == ["same"]
+        assert await caller.ids(text="red", min_score=0.99) == []
+    bad_last = await caller.store(record("same", "green"), record("same", data=b"no picture"))
+    assert [status.reason for status in bad_last] == ["", "PICTURE_UNREADABLE"]
+    assert await caller.ids(text="green", min_score=0.99) == ["same"]
+
+
+async def test_a_stored_picture_comes_back_with_what_the_mask_names(caller: Caller) -> None:
+    await fill(caller)
+
+    async def get(*paths: str) -> Any:
+        return (await caller.call("GetImage", GetImageRequest(image_id="red", read_mask=FieldMask(paths=paths)))).image
+
+    plain = await get()
+    assert (plain.image_id, dict(plain.metadata)) == ("red", {"kind": "plain", "name": "red"})
+    assert not any(plain.HasField(name) for name in ("picture", "vector", "tokens"))
+    whole = await get("picture", "vector", "tokens")
+    assert whole.picture.data == colour_picture("red")
+    expected = colour_vector(COLOURS["red"], space_id=FIRST_SPACE)
+    np.testing.assert_array_equal(tensor_from_proto(whole.vector, name="vector"), expected)
+    assert tuple(whole.tokens.shape) == (NUM_TOKENS, TOKEN_WIDTH)
+    only = await get("tokens")
+    assert only.HasField("tokens")
+    assert not only.HasField("vector")
+
+
+async def test_get_limits(caller: Caller) -> None:
+    wrong_mask = GetImageRequest(image_id="red", read_mask=FieldMask(paths=["metadata"]))
+    await caller.refused(FieldOutOfRange, "GetImage", wrong_mask)
+    await caller.refused(FieldMissing, "GetImage", GetImageRequest())
+    error = await caller.refused(ImageNotFound, "GetImage", GetImageRequest(image_id="red"))
+    assert error.metadata["image_id"] == "red"
+    await fill(caller)
+    await caller.refused(ImageNotFound, "GetImage", GetImageRequest(image_id="absent"))
+
+
+async def test_pages_hold_every_picture_once(caller: Caller) -> None:
+    assert list((await caller.call("ListImages", ListImagesRequest())).images) == []
+    await fill(caller)
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await caller.call("ListImages", ListImagesRequest(page_size=2, page_token=token))
+        seen += [image.image_id for image in page.images]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(seen) == sorted(COLOURS)
+    whole = await caller.call("ListImages", ListImagesRequest(page_size=MAX_PAGE_SIZE))
+    assert [image.image_id for image in whole.images] == seen
+    await caller.refused(FieldOutOfRange, "ListImages", ListImagesRequest(page_size=MAX_PAGE_SIZE + 1))
+
+
+async def test_a_page_token_holds_only_for_the_list_that_it_was_made_for(caller: Caller) -> None:
+    await fill(caller)
+    kind = Filter(must=[Condition(key="kind", any_of=["plain"])])
+    token = (await caller.call("ListImages", ListImagesRequest(page_size=2))).next_page_token
+    await caller.call("ListImages", ListImagesRequest(page_size=2, page_token=token))
+    for wrong in ("x", "é", "AAAA", token[:-2] + "AA", token + "AAAA"):
+        await caller.refused(PageTokenInvalid, "ListImages", ListImagesRequest(page_token=wrong))
+    await caller.refused(PageTokenInvalid, "ListImages", ListImagesRequest(page_token=token, filter=kind))
+
+
+async def test_describe_says_what_the_index_holds(caller: Caller) -> None:
+    await fill(caller)
+    described = await caller.call("DescribeIndex", DescribeIndexRequest())
+    assert (described.num_images, described.dimension, described.driver) == (len(COLOURS), DIMENSION, "edge")
+    assert described.collection == f"images__{FIRST_SPACE}"
+    assert described.served.embedding_space_id == FIRST_SPACE
+    assert described.rollout.target_space_id == ""
+
+
+async def test_the_request_id_is_echoed(caller: Caller) -> None:
+    reply = await caller.call("DescribeIndex", DescribeIndexRequest(), request_id="my-request-1")
+    assert reply.served.request_id == "my-request-1"
+
+
+async def test_an_encoder_that_is_gone_is_named(host: Any) -> None:
+    with quick_folder() as folder:
+        factory = functools.partial(make_retriever, str(folder), "127.0.0.1:1", "encoder")
+        endpoint = await host.start("RetrieverService", factory)
+        caller = Caller(remote=endpoint.remote, stub=RetrieverServiceStub(endpoint.remote.channel))
+        request = UpsertImagesRequest(images=[record("red")])
+        with pytest.raises(DependencyUnavailable) as caught:
+            await caller.call("UpsertImages", request, timeout_s=10.0)
+        assert caught.value.metadata.get("service") == "encoder"
+        await host.stop_all()
