@@ -1,0 +1,1 @@
+"""Your own pictures and dialogues, shown on emoji: drawings and chats become files that Sightline reads."""

@@ -1,0 +1,125 @@
+"""The emoji example: twins stay together, nothing is dropped in silence, and our readers read what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from examples.emoji.chats import read_chats
+from examples.emoji.pictures import base_of
+from examples.emoji.prepare import prepare_emoji
+from sightline.data.captions import read_captions
+from sightline.data.dialogues import read_dialogues
+from sightline.data.lines import SkipReport
+from sightline.data.pools import read_pool
+from sightline.data.triplets import read_triplets
+from sightline.errors import UsageError
+
+
+def bases_by_split(out: Path, names: Path) -> list[set[str]]:
+    rows = [line.split("\t") for line in names.read_text("utf-8").splitlines()[1:]]
+    base = {Path(row[0]).stem: base_of(row[1]) for row in rows}
+    splits = (read_captions(out / f"captions_{split}.jsonl") for split in ("train", "val", "test"))
+    return [{base[record.image_id] for record in records} for records in splits]
+
+
+@pytest.fixture
+def noto(tmp_path: Path) -> Path:
+    folder = tmp_path / "noto"
+    (folder / "png").mkdir(parents=True)
+    rows = ["file\tcodepoints\tname\tkeywords"]
+    triplets = ["reference\ttarget\tmodification\tkind"]
+    for number in range(40):
+        for tone in ("", " 1F3FB", " 1F3FF 200D 2640"):
+            stem = f"emoji_{number}{tone.replace(' ', '_')}"
+            Image.new("RGBA", (4, 4), (number, 0, 0, 128)).save(folder / "png" / f"{stem}.png")
+            rows.append(f"png/{stem}.png\t{0x1F600 + number:X}{tone}\tface {number}{tone}\tface|smile|nr {number}")
+        triplets.append(f"emoji_{number}.png\temoji_{number}_1F3FB.png\tgive it a light skin tone\tskin tone")
+    rows.append("png/gone.png\t1F9FF\tgone\tgone")
+    (folder / "names.tsv").write_text("\n".join(rows), "utf-8")
+    (folder / "triplets.tsv").write_text("\n".join(triplets), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    folder = tmp_path / "chats"
+    folder.mkdir()
+    body = "\n".join(f"- - question {number}?\n  - yes\n  - 42" for number in range(40))
+    (folder / "talk.yml").write_text(f"categories:\n- x\nconversations:\n{body}\n- - a\n  - {'long ' * 31}\n", "utf-8")
+    return folder
+
+
+def test_files_are_read_by_our_readers(noto: Path, chats: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lines, (pictures, replies) = prepare_emoji(noto=noto, dialogues=chats, out=out)
+    assert len(read_pool(out / "pool.jsonl")) == lines["pool.jsonl"] == 120
+    train, val, test = (read_captions(out / f"captions_{split}.jsonl") for split in ("train", "val", "test"))
+    assert len(train) // 4 + len(val) + len(test) == 120
+    assert all(not record.path.is_relative_to(noto) for record in train)
+    num_triplets = sum(len(read_triplets(out / f"triplets_{split}.jsonl")) for split in ("train", "val", "test"))
+    assert num_triplets == 40
+    dialogues = [*read_dialogues(out / "dialogues_train.jsonl"), *read_dialogues(out / "dialogues_val.jsonl")]
+    assert len(dialogues) == 80
+    assert {record.response for record in dialogues} == {"yes", "42"}
+    assert pictures.skipped == ["names.tsv:122: picture png/gone.png does not exist"]
+    assert replies.skipped == ["talk-41: turn 2 has 31 words, limit 30"]
+
+
+def test_twins_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None:
+    prepare_emoji(noto=noto, dialogues=chats, out=tmp_path / "out")
+    train, val, test = bases_by_split(tmp_path / "out", noto / "names.tsv")
+    assert len(train) + len(val) + len(test) == len(train | val | test) == 40
+    assert val
+    assert test
+
+
+def test_base_ignores_tone_and_gender() -> None:
+    woman = base_of("1F469 1F3FD 200D 1F680")
+    assert woman == base_of("1F468 1F3FF 200D 1F680") == base_of("1F9D1 200D 1F680") == "1F9D1 1F680"
+    assert base_of("1F3C3 1F3FB 200D 2640 FE0F") == base_of("1F3C3") != woman
+
+
+def test_contexts_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None:
+    prepare_emoji(noto=noto, dialogues=chats, out=tmp_path / "out")
+    train, val = (
+        {record.context for record in read_dialogues(tmp_path / "out" / f"dialogues_{split}.jsonl")}
+        for split in ("train", "val")
+    )
+    assert not train & val
+
+
+def test_topical_chat_is_read(tmp_path: Path) -> None:
+    turns = [{"message": f"turn {number} "} for number in range(6)]
+    (tmp_path / "valid.json").write_text(json.dumps({"t_1": {"content": turns}}))
+    records = read_chats(tmp_path, report=SkipReport())
+    assert [len(record.context) for record in records] == [1, 2, 3, 3, 3]
+    assert records[-1].context == ("turn 2", "turn 3", "turn 4")
+
+
+def test_folders_without_data_are_refused(tmp_path: Path, noto: Path) -> None:
+    with pytest.raises(UsageError, match="holds no conversation"):
+        prepare_emoji(noto=noto, dialogues=tmp_path / "nothing", out=tmp_path / "out")
+    with pytest.raises(UsageError, match=r"names\.tsv: does not exist"):
+        prepare_emoji(noto=tmp_path, dialogues=tmp_path, out=tmp_path / "out")
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["chatterbot_en", "topical_chat"])
+def test_real_emoji_and_chats_are_prepared(shared_data: Path, tmp_path: Path, corpus: str) -> None:
+    noto = shared_data / "emoji_noto128"
+    lines, (pictures, _) = prepare_emoji(noto=noto, dialogues=shared_data / corpus, out=tmp_path)
+    assert lines["pool.jsonl"] == pictures.num_read == 3530
+    assert not pictures.skipped
+    train, val, test = bases_by_split(tmp_path, noto / "names.tsv")
+    assert not train & val
+    assert not (train | val) & test
+    assert len(test) > 100
+    assert lines["dialogues_train.jsonl"] > 1000
+    for split in ("train", "val", "test"):
+        assert len(read_captions(tmp_path / f"captions_{split}.jsonl")) == lines[f"captions_{split}.jsonl"]
+        assert len(read_triplets(tmp_path / f"triplets_{split}.jsonl")) > 100
