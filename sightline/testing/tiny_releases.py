@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sightline.models.config import FusionConfig, TowerConfig, ZrigfConfig
@@ -20,7 +21,7 @@ _CORPUS = ("a red ball on the beach", "two blue birds under a tree at night", "w
 
 
 def save_tiny_encoder(folder: Path) -> dict[str, object]:
-    """The architecture section of an untrained encoder, written into `folder`; its weights are torch's next random ones."""
+    """The architecture section of an untrained encoder, written into `folder`. Seed torch for the weights you want."""
     tokenizer = CorpusTowerTokenizer(train_tokenizer(_CORPUS, vocab_size=300), context_length=CONTEXT_LENGTH)
     tower = TowerConfig(
         vocab_size=tokenizer.vocab_size,
@@ -39,10 +40,9 @@ def save_tiny_encoder(folder: Path) -> dict[str, object]:
     return save_release(folder, model=model, tower_tokenizer=tokenizer)
 
 
-def publish_tiny_encoder(registry_uri: str, *, folder: Path, channel: str = "stable") -> Manifest:
-    """The manifest of a fresh tiny encoder, made in `folder`, published, and named by `channel`."""
-    architecture = save_tiny_encoder(folder)
+def publish_folder(folder: Path, *, registry_uri: str, architecture: Mapping[str, object]) -> Manifest:
+    """The manifest of the release made in `folder`, published, and named by the channel `stable`."""
     registry = Registry(registry_uri)
-    manifest = registry.publish(folder, architecture=architecture, metrics={}, lineage={})
-    registry.promote(channel, manifest.release_id, expected_generation=None)
+    manifest = registry.publish(folder, architecture=dict(architecture), metrics={}, lineage={})
+    registry.promote("stable", manifest.release_id, expected_generation=None)
     return manifest
