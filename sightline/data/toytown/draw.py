@@ -34,17 +34,22 @@ def draw_scene(scene: Scene, *, size: int = 64) -> Image.Image:
     """An RGB picture of `size` by `size` pixels. The same scene and size give the same pixels."""
     scale = 4 if size <= _SMALL else 2
     large = Image.new("RGB", (size * scale, size * scale))
-    rng = random.Random(f"layout {scene.layout_seed}")
     light = LIGHTS[scene.time]
     pen = Pen(draw=ImageDraw.Draw(large), left=0, top=0, width=large.width, height=large.height)
-    draw_sky(pen, time=scene.time, weather=scene.weather, rng=rng)
-    draw_land(replace(pen, tint=light.land, wash=_LAND_WASH), place=scene.place, weather=scene.weather, rng=rng)
+    draw_sky(pen, time=scene.time, weather=scene.weather, rng=_dice(scene, "sky"))
+    land_pen = replace(pen, tint=light.land, wash=_LAND_WASH)
+    draw_land(land_pen, place=scene.place, weather=scene.weather, rng=_dice(scene, "land"))
     if scene.weather == "fog":
         large.paste(Image.blend(large, _fog_of(large, time=scene.time), _FOG_SHARES[scene.time]))
-    for thing in _placed(scene, pen=replace(pen, tint=light.thing), rng=rng):
+    for thing in _placed(scene, pen=replace(pen, tint=light.thing), rng=_dice(scene, "things")):
         thing()
-    _draw_weather(large, scene=scene, pen=pen, rng=rng)
+    _draw_weather(large, scene=scene, pen=pen, rng=_dice(scene, "weather"))
     return large.resize((size, size), Image.Resampling.BOX if scale > 2 else Image.Resampling.LANCZOS)
+
+
+def _dice(scene: Scene, layer: str) -> random.Random:
+    """Chance for one layer alone: another place or weather leaves the things where they are."""
+    return random.Random(f"{layer} {scene.layout_seed}")
 
 
 def _placed(scene: Scene, *, pen: Pen, rng: random.Random) -> Iterator[Callable[[], None]]:
