@@ -49,9 +49,17 @@ def tensor_from_proto(tensor: common_pb2.Tensor, *, name: str) -> npt.NDArray[An
         message = f"{name}.data: got {len(tensor.data)} bytes, expected {expected} for shape {list(shape)}"
         raise TensorMalformed(message, detail=f"bytes {len(tensor.data)} expected {expected}")
     array = np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
-    if not np.isfinite(array).all():
+    if not _is_finite(array):
         raise TensorMalformed(f"{name}.data: holds a value that is not finite", detail="not finite")
     return array
+
+
+def _is_finite(array: npt.NDArray[Any]) -> bool:
+    # NumPy widens every float16 to test it: 117 us for a picture's tokens [49, 768]
+    # against 4 us for a look at the exponents, which are all ones where not finite.
+    if array.dtype.itemsize == 2:
+        return bool((array.view("<u2") & 0x7C00).max() < 0x7C00)
+    return bool(np.isfinite(array).all())
 
 
 def _check_shape(shape: tuple[int, ...], *, name: str) -> None:

@@ -9,7 +9,7 @@ from sightline.errors import TensorMalformed
 from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.v1 import common_pb2
 
-FLOAT32 = common_pb2.DTYPE_FLOAT32
+FLOAT32, FLOAT16 = common_pb2.DTYPE_FLOAT32, common_pb2.DTYPE_FLOAT16
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -20,6 +20,11 @@ def test_an_array_comes_back_equal(dtype: type, shape: tuple[int, ...]) -> None:
     back = tensor_from_proto(message, name="vector")
     assert back.dtype == dtype
     np.testing.assert_array_equal(back, array)
+
+
+def test_the_largest_and_smallest_halves_are_finite() -> None:
+    array = np.array([65504.0, -65504.0, 6e-8, 0.0, -0.0], np.float16)
+    np.testing.assert_array_equal(tensor_from_proto(tensor_to_proto(array), name="vector"), array)
 
 
 def test_a_view_and_foreign_byte_order_come_back_equal() -> None:
@@ -50,6 +55,8 @@ def test_other_arrays_are_not_sent(array: np.ndarray) -> None:
         (common_pb2.Tensor(data=bytes(7), dtype=FLOAT32, shape=[2]), "got 7 bytes, expected 8"),
         (common_pb2.Tensor(data=b"", dtype=FLOAT32, shape=[2**32 - 1] * 4), "got 0 bytes"),
         (common_pb2.Tensor(data=np.float32(np.nan).tobytes(), dtype=FLOAT32, shape=[1]), "not finite"),
+        (common_pb2.Tensor(data=np.float16(-np.inf).tobytes(), dtype=FLOAT16, shape=[1]), "not finite"),
+        (common_pb2.Tensor(data=np.float16(np.nan).tobytes(), dtype=FLOAT16, shape=[1]), "not finite"),
         (common_pb2.Tensor(data=np.float32(np.inf).tobytes(), dtype=FLOAT32, shape=[1]), "not finite"),
     ],
 )
