@@ -53,7 +53,9 @@ class _GroundingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Grounding.V
     GROUNDING_UNSPECIFIED: _Grounding.ValueType  # 0
     """GROUNDING_UNSPECIFIED means GIVEN if a picture is sent, else RETRIEVED."""
     GROUNDING_RETRIEVED: _Grounding.ValueType  # 1
-    """GROUNDING_RETRIEVED searches the index with the dialogue."""
+    """GROUNDING_RETRIEVED searches the index with the dialogue. An empty index, or
+    no picture over min_score, gives an answer from the text alone.
+    """
     GROUNDING_GIVEN: _Grounding.ValueType  # 2
     """GROUNDING_GIVEN looks only at the picture in the request; it must be there."""
     GROUNDING_NONE: _Grounding.ValueType  # 3
@@ -65,7 +67,9 @@ class Grounding(_Grounding, metaclass=_GroundingEnumTypeWrapper):
 GROUNDING_UNSPECIFIED: Grounding.ValueType  # 0
 """GROUNDING_UNSPECIFIED means GIVEN if a picture is sent, else RETRIEVED."""
 GROUNDING_RETRIEVED: Grounding.ValueType  # 1
-"""GROUNDING_RETRIEVED searches the index with the dialogue."""
+"""GROUNDING_RETRIEVED searches the index with the dialogue. An empty index, or
+no picture over min_score, gives an answer from the text alone.
+"""
 GROUNDING_GIVEN: Grounding.ValueType  # 2
 """GROUNDING_GIVEN looks only at the picture in the request; it must be there."""
 GROUNDING_NONE: Grounding.ValueType  # 3
@@ -107,7 +111,7 @@ class Turn(_message.Message):
     speaker: Global___Speaker.ValueType
     """speaker is who said it; unspecified is refused."""
     text: _builtins.str
-    """text is 1 to 4096 characters."""
+    """text is 1 to 4096 characters, of which one at least is not blank."""
     def __init__(
         self,
         *,
@@ -166,7 +170,9 @@ class ReplyRequest(_message.Message):
     k: _builtins.int
     """k is how many pictures to retrieve, 1 to 8; zero means 3."""
     min_score: _builtins.float
-    """min_score, if present, is the least similarity of a retrieved picture, -1 to 1."""
+    """min_score, if present, is the least similarity of a retrieved picture, -1 to 1;
+    absent means the service's own setting.
+    """
     @_builtins.property
     def dialogue(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
         """dialogue is 1 to 64 turns, oldest first, the last one by the user. Turns that
@@ -175,12 +181,15 @@ class ReplyRequest(_message.Message):
 
     @_builtins.property
     def picture(self) -> _common_pb2.Picture:
-        """picture, if present, is a picture that the user shows."""
+        """picture, if present, is a picture that the user shows; grounding must be
+        unspecified or GIVEN then, and image_ids empty.
+        """
 
     @_builtins.property
     def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """image_ids, if not empty, is 1 to 8 ids of stored pictures to look at in place
-        of searching; grounding must be unspecified or RETRIEVED.
+        of searching; grounding must be unspecified or RETRIEVED. An unknown id is
+        refused with IMAGE_NOT_FOUND; k and min_score are not used.
         """
 
     @_builtins.property
@@ -371,7 +380,9 @@ class StreamReplyRequest(_message.Message):
 
     @_builtins.property
     def picture(self) -> _common_pb2.Picture:
-        """picture, if present, is a picture that the user shows."""
+        """picture, if present, is a picture that the user shows; grounding must be
+        unspecified or GIVEN then, and image_ids empty.
+        """
 
     @_builtins.property
     def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
