@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from sightline.errors import ReleaseInvalid, UsageError
 from sightline.registry import ChannelState, Manifest, Registry
 from sightline.settings import environment
 
 DEFAULT_REGISTRY = "var/registry"
-_SHORT_CHARS = len("sha256-") + 12
+_SHORT_DIGITS = 12
 
 app = typer.Typer(help="List, inspect, promote and roll back releases.", no_args_is_help=True)
 
@@ -32,13 +32,13 @@ def list_releases(registry: RegistryOption = "") -> None:
     """Show every release, newest last, and the channels that name it."""
     store = _open(registry)
     channels = _channels(store)
-    table = Table("release", "space", "size", "published", "channels")
+    table = Table("release", "space", "size", "published (UTC)", "channels")
     manifests, damaged = _manifests(store)
     for manifest in sorted(manifests, key=lambda each: each.created_at):
         names = [f"{name} ({state.generation})" for name, state in channels if state.release_id == manifest.release_id]
         size = f"{manifest.total_bytes / 1e6:,.1f} MB"
         table.add_row(
-            _short(manifest.release_id), manifest.embedding_space_id, size, manifest.created_at, ", ".join(names)
+            _short(manifest.release_id), manifest.embedding_space_id, size, manifest.created_at[:16], "\n".join(names)
         )
     console = Console()
     console.print(table if manifests else f"No release in {escape(store.uri)}.")
@@ -56,7 +56,7 @@ def show_release(
     manifest = store.manifest(_resolve(store, release))
     console = Console()
     console.print(_facts(manifest))
-    files = Table("file", "bytes", "sha256")
+    files = Table("file", "bytes", Column("sha256", overflow="fold"))
     for name, entry in sorted(manifest.files.items()):
         files.add_row(escape(name), f"{entry.size:,}", entry.sha256)
     console.print(files)
@@ -118,7 +118,7 @@ def _resolve(store: Registry, text: str) -> str:
 
 
 def _facts(manifest: Manifest) -> Table:
-    table = Table(show_header=False)
+    table = Table("", Column("", overflow="fold"), show_header=False)
     rows: dict[str, Any] = {
         "release": manifest.release_id,
         "embedding space": manifest.embedding_space_id,
@@ -140,4 +140,5 @@ def _report(channel: str, state: ChannelState) -> None:
 
 
 def _short(release_id: str) -> str:
-    return release_id[:_SHORT_CHARS]
+    """The first digits of the digest: enough for a person, and for `_resolve`."""
+    return release_id.removeprefix("sha256-")[:_SHORT_DIGITS]

@@ -44,9 +44,11 @@ def read_channel(data: bytes, *, name: str, generation: int) -> ChannelState:
     try:
         state = ChannelState(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise DataCorrupt(f"channel {name}, generation {generation}: unreadable: {error}") from error
+        message = f"channel {name}, generation {generation}: unreadable: {error}"
+        raise DataCorrupt(message, detail="unreadable channel") from error
     if state.generation != generation:
-        raise DataCorrupt(f"channel {name}: generation {generation} says it is {state.generation!r}")
+        message = f"channel {name}: generation {generation} says it is {state.generation!r}"
+        raise DataCorrupt(message, detail=f"generation {state.generation!r}")
     return state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -95,16 +96,14 @@ class LocalStore:
         return self._channels / channel / f"{generation:08d}.json"
 
     def _place(self, staging: Path, *, manifest: Manifest) -> None:
+        """Rename the finished folder into place, unless the same release is there whole; what is damaged moves aside.
+
+        A folder that another publisher renames here is whole from the first moment, so it is never taken for damaged.
+        """
         target = self._releases / manifest.release_id
-        if not _is_intact(target, manifest=manifest):
-            if target.exists():
+        while not _rename_new(staging, target) and not _is_intact(target, manifest=manifest):
+            with contextlib.suppress(FileNotFoundError):
                 target.rename(self._releases / f"{_STAGING_PREFIX}damaged-{uuid.uuid4().hex}")
-            try:
-                staging.rename(target)
-            except OSError:
-                # Another publisher of the same content may have been first, and then there is nothing left to do.
-                if not _is_intact(target, manifest=manifest):
-                    raise
         sync_folder(self._releases)
 
     def _remove_abandoned(self) -> None:
@@ -115,11 +114,20 @@ class LocalStore:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_intact(folder: Path, *, manifest: Manifest) -> bool:
-    if not (folder / MANIFEST_NAME).is_file():
-        return False
+def _rename_new(source: Path, target: Path) -> bool:
+    """Rename a folder; False if there is one already. Raises OSError for any other reason."""
     try:
-        verify_folder(folder, manifest)
-    except ReleaseInvalid:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+            raise
         return False
     return True
+
+
+def _is_intact(folder: Path, *, manifest: Manifest) -> bool:
+    try:
+        verify_folder(folder, manifest)
+    except (ReleaseInvalid, FileNotFoundError):
+        return False
+    return (folder / MANIFEST_NAME).is_file()

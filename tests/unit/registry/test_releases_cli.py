@@ -44,8 +44,20 @@ def test_list_shows_every_release_and_its_channels(local: Registry, publish: Pub
     local.promote("stable", ids[1], expected_generation=None)
     code, text = sightline("list")
     assert code == 0
-    assert all(release_id[:19] in text for release_id in ids)
+    assert all(release_id[7:19] in text for release_id in ids)
     assert "stable (1)" in text
+
+
+def test_list_fits_a_terminal_of_eighty_columns(
+    local: Registry, publish: Publish, sightline: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    manifest = publish(local)
+    for channel in ("canary", "stable"):
+        local.promote(channel, manifest.release_id, expected_generation=None)
+    _, text = sightline("list")
+    assert all(each in text for each in (manifest.release_id[7:19], manifest.embedding_space_id, "stable (1)"))
+    assert "…" not in text
 
 
 def test_list_of_an_empty_registry_says_so(local: Registry, sightline: Run) -> None:
@@ -58,7 +70,7 @@ def test_list_shows_what_is_damaged_beside_what_is_not(local: Registry, publish:
     code, text = sightline("list")
     assert code == 0
     assert f"unreadable: {ids[0]}" in text
-    assert ids[1][:19] in text
+    assert ids[1][7:19] in text
 
 
 def test_show_names_the_files_the_metrics_and_the_lineage(local: Registry, publish: Publish, sightline: Run) -> None:
@@ -73,7 +85,7 @@ def test_promote_and_rollback_move_the_channel(local: Registry, publish: Publish
     for release_id in ids:
         assert sightline("promote", release_id)[0] == 0
     code, text = sightline("rollback")
-    assert (code, text) == (0, f"stable: generation 3, {ids[0][:19]} (was {ids[1][:19]})\n")
+    assert (code, text) == (0, f"stable: generation 3, {ids[0][7:19]} (was {ids[1][7:19]})\n")
 
 
 def test_a_channel_names_a_release_for_another_channel(local: Registry, publish: Publish, sightline: Run) -> None:
