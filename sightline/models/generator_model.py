@@ -184,7 +184,8 @@ class GeneratorModel:
         expected = (self.num_image_tokens, self.image_token_width)
         for image in images:
             if image.tokens.shape != expected:
-                raise TensorMalformed(f"picture tokens: got shape {image.tokens.shape}, expected {expected}")
+                message = f"picture tokens: got shape {image.tokens.shape}, expected {expected}"
+                raise TensorMalformed(message, detail=f"shape {image.tokens.shape}")
         if not images:
             return np.zeros((1, *expected), dtype=np.float32), np.zeros(1, dtype=np.float32)
         tokens_KPW = np.stack([np.asarray(image.tokens, dtype=np.float32) for image in images])

@@ -60,7 +60,8 @@ class ContrastiveStage(nn.Module):
     def __init__(self, model: ZrigfModel, *, trains_text_encoder: bool = False) -> None:
         super().__init__()
         if model.generator is None or model.head is None:
-            raise CapabilityMissing("stage 1 paints with a generator's text encoder; this model only encodes")
+            message = "stage 1 paints with a generator's text encoder; this model only encodes"
+            raise CapabilityMissing(message, detail="generator")
         fusion = model.generator.fusion
         self.tower = model.tower
         self.painter = TextAssistedMIM(v2t=fusion.v2t, vision_block=fusion.vision_block, head=model.head)

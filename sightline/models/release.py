@@ -128,7 +128,7 @@ def load_generator(folder: Path, *, device: str = "cpu", dtype: str = "auto") ->
     """
     config = _read_config(folder)
     if config.decoder is None:
-        raise CapabilityMissing("this release has towers only; it cannot generate")
+        raise CapabilityMissing("this release has towers only; it cannot generate", detail="decoder")
     with open_weights(folder) as file:
         generator = ZrigfGenerator(config.decoder, config.fusion, token_width=_token_width(file))
         load_part(generator, file=file, prefix="generator.")

@@ -82,8 +82,7 @@ class AioHost:
         self._port = self._bind(self._server)
         await self._publish_health()
         await self._server.start()
-        for binding in self._services:
-            await binding.servicer.start()
+        await self._start_servicers()
         self._dispatcher.mark_started()
         await self._publish_health()
         self._health_task = asyncio.create_task(self._watch_health())
@@ -122,6 +121,20 @@ class AioHost:
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.shutdown)
             self._metrics_server.server_close()
+
+    async def _start_servicers(self) -> None:
+        started: list[Servicer] = []
+        try:
+            for binding in self._services:
+                await binding.servicer.start()
+                started.append(binding.servicer)
+        except BaseException:
+            # Whoever catches this has no host to stop: the port is closed here.
+            if self._server is not None:
+                await self._server.stop(0)
+            for servicer in started:
+                await servicer.stop()
+            raise
 
     def _build_server(self) -> grpc.aio.Server:
         limit = self._settings.max_message_bytes

@@ -15,7 +15,9 @@ from sightline.rpc.dispatch import Dispatcher
 from sightline.rpc.host_settings import HostSettings, read_host_settings
 from sightline.rpc.services import SERVICE_NAMES, Servicer, service_descriptor, service_methods
 from sightline.rpc.status import clip, error_trailers, status_code
+from sightline.rpc.telemetry import LogSettings, configure_logging
 from sightline.rpc.tokens import TokenCheck
+from sightline.settings import read_settings
 
 DEFAULT_PORT = 9000
 
@@ -68,6 +70,7 @@ class _Hosted:
     async def _open(self, servicer_factory: Callable[[], Servicer], service_name: str, settings: HostSettings) -> None:
         if settings.is_tls:
             raise SettingInvalid("tls_cert_file: Ray Serve's gRPC port speaks no TLS; end TLS in front of it")
+        configure_logging(read_settings(LogSettings, section="log"))
         self._methods = {method.name: method for method in service_methods(service_name)}
         self._dispatcher = Dispatcher(
             tokens=TokenCheck(settings.read_tokens()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
@@ -169,7 +170,8 @@ _BY_CODE: dict[str, type[SightlineError]] = {
 
 def _unnamed(code: str, *, message: str, service: str) -> SightlineError:
     if _is_oversized(code, message=message):
-        return TooManyItems(message)
+        value, limit = [*re.findall(r"\d+", message), "", ""][:2]
+        return TooManyItems(message, value=value, limit=limit)
     if _BY_CODE.get(code) is DependencyUnavailable:
         # The text is gRPC's or a proxy's and may tell addresses; the cause holds it.
         return DependencyUnavailable(f"{service or 'the service'} did not answer: {code}", service=service)

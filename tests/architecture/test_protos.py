@@ -6,6 +6,7 @@ notices leaves it alone; a release renews it: `cd protos && buf build --exclude-
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -191,6 +192,32 @@ def test_an_errors_metadata_is_what_the_protos_promise(files) -> None:
         assert promised is not None, reason
         documented = re.search(r"metadata: ([\w, ]+)\.", kind.__doc__ or "")
         assert (documented.group(1) if documented else "") == promised.group(1), reason
+
+
+def promised_metadata() -> dict[str, set[str]]:
+    """Class name -> the metadata keys that always travel with it."""
+    told = {kind.__name__: re.search(r"metadata: ([\w, ]+)\.", kind.__doc__ or "") for kind in error_classes().values()}
+    return {name: set(match.group(1).split(", ")) for name, match in told.items() if match}
+
+
+def raised_without(path: Path) -> list[str]:
+    """The errors that a file makes without metadata that is promised."""
+    promised = promised_metadata()
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in promised:
+            given = {keyword.arg for keyword in node.keywords}
+            missing = set() if None in given else promised[node.func.id] - given
+            found += (
+                [f"{path.relative_to(ROOT)}:{node.lineno} {node.func.id} without {sorted(missing)}"] if missing else []
+            )
+    return found
+
+
+def test_no_error_is_made_without_the_metadata_that_it_promises() -> None:
+    folders = ("sightline", "encoder_svc", "retriever_svc", "generator_svc")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert [line for path in files for line in raised_without(path)] == []
 
 
 @pytest.mark.parametrize("element", sorted(LIMIT_PHRASES))

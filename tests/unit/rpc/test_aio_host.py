@@ -211,6 +211,18 @@ async def test_calls_before_the_start_is_over_are_not_ready(start_host: Any, hel
     await host.drain_and_stop()
 
 
+async def test_a_servicer_that_does_not_start_leaves_no_open_port(free_port: int) -> None:
+    class Broken(Held):
+        async def start(self) -> None:
+            raise SettingInvalid("registry: absent")
+
+    binding = ServiceBinding(service="EncoderService", servicer=Broken())
+    with pytest.raises(SettingInvalid, match="registry"):
+        await AioHost([binding], HostSettings(port=free_port)).start()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", free_port)
+
+
 async def test_one_call_too_many_is_told_to_come_back(start_host: Any, held: Held) -> None:
     host = await start_host(held, max_concurrent=1)
     async with grpc.aio.insecure_channel(host.address, options=[("grpc.enable_retries", 0)]) as channel:

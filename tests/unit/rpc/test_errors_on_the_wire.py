@@ -81,7 +81,9 @@ def test_who_did_not_answer_is_named_and_its_address_is_not() -> None:
 
 def test_an_oversized_message_is_not_a_full_queue() -> None:
     failed = Failed("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (9 vs. 8)")
-    assert type(error_from_rpc(failed)) is errors.TooManyItems
+    error = error_from_rpc(failed)
+    assert type(error) is errors.TooManyItems
+    assert error.metadata == {"value": "9", "limit": "8"}
     assert not is_worth_a_retry(failed)
 
 
