@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
+from sightline.errors import CapabilityMissing
+from sightline.models.clip_tokenizer import tower_tokenizer_of_tag
 from sightline.models.config import DecoderConfig, FusionConfig, MaskingConfig, TowerConfig, ZrigfConfig
+from sightline.models.generator import read_bart
 from sightline.models.model import ZrigfModel, build_model
+from sightline.models.release import load_model
 from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, TowerTokenizer, train_tokenizer
-from trainer.config import FitConfig
+from sightline.models.towers import tower_config_of_tag
+from sightline.registry import Registry
+from trainer.config import FitConfig, ModelSettings
 
 _HEAD_WIDTH = 32
 
@@ -26,22 +33,58 @@ class Built:
 
 
 def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
-    """The recipe's model, randomly initialised from its seed; the same on every worker.
+    """The model that a run starts from, the same on every worker.
 
-    `texts` train the tokenizer that towers and decoder share.
+    With `init_from` it is that release's. Else towers and decoder are what the
+    recipe names, pretrained, or of the recipe's sizes and randomly initialised
+    from its seed; `texts` train the tokenizer that parts without their own share.
     """
+    if config.init_from:
+        return released(config.init_from, registry=Registry(config.registry), cache=release_cache(config))
     tokenizer = train_tokenizer(texts, vocab_size=config.model.vocab_size)
-    dialogue = DialogueTokenizer.of_corpus(tokenizer)
+    tower, tower_weights, tower_tokenizer = _tower(config.model, tokenizer=tokenizer)
+    decoder, dialogue_tokenizer = _decoder(config.model, tokenizer=tokenizer)
     torch.manual_seed(config.seed)
-    model = build_model(_zrigf_config(config, tokenizer=dialogue))
-    tower = CorpusTowerTokenizer(tokenizer, context_length=config.model.context_length)
-    return Built(model=model, tower_tokenizer=tower, dialogue_tokenizer=dialogue)
+    model = build_model(
+        ZrigfConfig(
+            tower=tower,
+            decoder=decoder,
+            fusion=FusionConfig(
+                heads=config.model.decoder_heads, dropout=config.model.dropout, token_grid=config.model.token_grid
+            ),
+            masking=MaskingConfig(),
+            tamim_weight=config.stage1.tamim_weight,
+            label_smoothing=config.stage2.label_smoothing,
+        ),
+        tower_weights=tower_weights,
+        bart=Path(config.model.decoder) if config.model.decoder else None,
+    )
+    return Built(model=model, tower_tokenizer=tower_tokenizer, dialogue_tokenizer=dialogue_tokenizer)
 
 
-def _zrigf_config(config: FitConfig, *, tokenizer: DialogueTokenizer) -> ZrigfConfig:
-    sizes = config.model
-    tower = TowerConfig(
-        vocab_size=tokenizer.vocab_size,
+def released(release_id: str, *, registry: Registry, cache: Path) -> Built:
+    """The model of a published release, to train further or to measure. Raises CapabilityMissing if it only encodes."""
+    loaded = load_model(registry.fetch(release_id, into=cache))
+    if loaded.dialogue_tokenizer is None:
+        raise CapabilityMissing(f"{release_id} has towers only; there is no generator to train or measure")
+    return Built(
+        model=loaded.model, tower_tokenizer=loaded.tower_tokenizer, dialogue_tokenizer=loaded.dialogue_tokenizer
+    )
+
+
+def release_cache(config: FitConfig) -> Path:
+    """Where fetched releases of this configuration's runs lie."""
+    return config.run.root / "cache" / "releases"
+
+
+def _tower(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[TowerConfig, str, TowerTokenizer]:
+    """(configuration, open_clip weights, tokenizer): of the tag that `tower` names, else of the recipe's sizes."""
+    if sizes.tower:
+        tag, _, weights = sizes.tower.partition(":")
+        named = tower_config_of_tag(tag)
+        return named, weights, tower_tokenizer_of_tag(tag, context_length=named.context_length)
+    sized = TowerConfig(
+        vocab_size=tokenizer.get_vocab_size(),
         embed_dim=sizes.embed_dim,
         image_size=sizes.image_size,
         patch_size=sizes.patch_size,
@@ -53,11 +96,20 @@ def _zrigf_config(config: FitConfig, *, tokenizer: DialogueTokenizer) -> ZrigfCo
         text_heads=sizes.text_width // _HEAD_WIDTH,
         context_length=sizes.context_length,
     )
-    decoder = DecoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
+    return sized, "", CorpusTowerTokenizer(tokenizer, context_length=sizes.context_length)
+
+
+def _decoder(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[DecoderConfig, DialogueTokenizer]:
+    """(configuration, tokenizer): of the BART folder that `decoder` names, else of the recipe's sizes."""
+    if sizes.decoder:
+        folder = Path(sizes.decoder)
+        return read_bart(folder, context_length=sizes.dialogue_length)[0], DialogueTokenizer.of_bart(folder)
+    dialogue = DialogueTokenizer.of_corpus(tokenizer)
+    sized = DecoderConfig(
+        vocab_size=dialogue.vocab_size,
+        pad_id=dialogue.pad_id,
+        bos_id=dialogue.bos_id,
+        eos_id=dialogue.eos_id,
         d_model=sizes.decoder_width,
         encoder_layers=sizes.decoder_layers,
         decoder_layers=sizes.decoder_layers,
@@ -68,11 +120,4 @@ def _zrigf_config(config: FitConfig, *, tokenizer: DialogueTokenizer) -> ZrigfCo
         context_length=sizes.dialogue_length,
         dropout=sizes.dropout,
     )
-    return ZrigfConfig(
-        tower=tower,
-        decoder=decoder,
-        fusion=FusionConfig(heads=sizes.decoder_heads, dropout=sizes.dropout, token_grid=sizes.token_grid),
-        masking=MaskingConfig(),
-        tamim_weight=config.stage1.tamim_weight,
-        label_smoothing=config.stage2.label_smoothing,
-    )
+    return sized, dialogue

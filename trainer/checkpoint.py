@@ -30,9 +30,7 @@ class Position:
     """Digest of the settings that decide the weights."""
 
 
-def write_checkpoint(
-    folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
-) -> None:
+def write_checkpoint(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """Fill `folder` with everything that continuing needs."""
     save_file(_weights(model), folder / _WEIGHTS)
     save_file(_moments(model, optimizer=optimizer), folder / _OPTIMISER)
@@ -47,7 +45,8 @@ def read_position(folder: Path, *, training_digest: str) -> Position:
         raise DataCorrupt(f"checkpoint {folder}: {_STATE} is unreadable: {error}", detail=error) from error
     if position.training_digest != training_digest:
         raise SettingInvalid(
-            f"run {folder.parent.name!r} was started with other settings; choose another --run.name or the same settings"
+            f"run {folder.parent.name!r} was started with other settings; "
+            "choose another --run.name or the same settings"
         )
     return position
 
@@ -57,7 +56,9 @@ def read_weights(folder: Path, *, model: nn.Module) -> None:
     weights = load_file(folder / _WEIGHTS)
     expected = set(_weights(model))
     if weights.keys() != expected:
-        raise DataCorrupt(f"checkpoint {folder}: weights differ from the model's in {sorted(weights.keys() ^ expected)[:4]}")
+        raise DataCorrupt(
+            f"checkpoint {folder}: weights differ from the model's in {sorted(weights.keys() ^ expected)[:4]}"
+        )
     model.load_state_dict(weights, strict=False)
 
 

@@ -1,0 +1,83 @@
+"""`python -m trainer fit | evaluate | recipes`, also as `python trainer/ ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:
+    # `python trainer/` puts this folder on the path in place of the one above it.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rich.console import Console
+from rich.table import Table
+
+from sightline.errors import SightlineError
+from trainer.config import flatten
+from trainer.fit import evaluate_release, fit, score_table
+from trainer.overrides import apply_overrides
+from trainer.publish import GateRefused
+from trainer.recipes import RECIPES, recipe
+
+GATE_REFUSED_EXIT, ERROR_EXIT = 3, 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code of one command: 0, 2 for an error, 3 if the gate refused."""
+    parser = _parser()
+    known, settings = parser.parse_known_args(arguments)
+    console = Console()
+    try:
+        known.run(known, settings, console)
+    except GateRefused as error:
+        console.print(f"[red]not published:[/red] {error.message}", soft_wrap=True)
+        return GATE_REFUSED_EXIT
+    except SightlineError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error.message}", soft_wrap=True)
+        return ERROR_EXIT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("fit", help="train a recipe and publish what passes its gate", allow_abbrev=False)
+    command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
+    command.set_defaults(run=_fit)
+    command = commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False)
+    command.add_argument("release", help="a release id or a channel")
+    command.add_argument("--recipe", default="toytown-tiny", help="the recipe whose data is asked")
+    command.add_argument("--json", type=Path, help="file to write every score to")
+    command.set_defaults(run=_evaluate)
+    command = commands.add_parser("recipes", help="list the recipes, or every setting of one", allow_abbrev=False)
+    command.add_argument("recipe", nargs="?", default="")
+    command.set_defaults(run=_recipes)
+    return parser
+
+
+def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    fit(apply_overrides(recipe(known.recipe), arguments=settings), console=console)
+
+
+def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    scores = evaluate_release(known.release, config=apply_overrides(recipe(known.recipe), arguments=settings))
+    console.print(score_table(scores))
+    if known.json:
+        known.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def _recipes(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    if not known.recipe:
+        console.print("\n".join(RECIPES))
+        return
+    table = Table("setting", "value", show_edge=False)
+    for name, (_, value) in flatten(apply_overrides(recipe(known.recipe), arguments=settings)).items():
+        table.add_row(f"--{name}", str(value))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""One run from settings to a published release: train, evaluate, pass the gate, publish, move the channel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sightline.registry import ChannelState, Manifest, Registry
+from trainer.architecture import Built, build, release_cache, released
+from trainer.checkpoint import read_weights
+from trainer.config import FitConfig
+from trainer.data import Corpus, load_corpus
+from trainer.evaluate import Scores, evaluate
+from trainer.gate import refusals
+from trainer.journal import Journal
+from trainer.loop import run_folder, train
+from trainer.progress import watching
+from trainer.publish import GateRefused, champion_of, promote, publish
+from trainer.reporting import LocalReporter
+
+SHOWN = (
+    "grounded_accuracy",
+    "text_only_accuracy",
+    "random_picture_accuracy",
+    "oracle_accuracy",
+    "seen_accuracy",
+    "retrieval_recall_at_1",
+    "retrieval_recall_at_5",
+    "caption_recall_at_1",
+    "caption_recall_at_5",
+    "caption_recall_at_10",
+    "perplexity",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run came to."""
+
+    manifest: Manifest
+    scores: Scores
+    channel: ChannelState | None
+    """Where the channel stands now; None if the recipe names none."""
+
+
+def fit(config: FitConfig, *, console: Console) -> Outcome:
+    """Run `config` to its published release. An unfinished run of the same name is resumed.
+
+    Raises GateRefused, after which nothing is published, and ChannelConflict if
+    another publisher moved the channel first.
+    """
+    registry = Registry(config.registry)
+    config = _settled(config, registry=registry)
+    corpus = load_corpus(config.data)
+    console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
+    with watching(run_folder(config), config=config, console=console):
+        checkpoint = _train(config)
+    built = build(config, texts=corpus.texts())
+    read_weights(checkpoint, model=built.model)
+    scores = _evaluated(built, config=config, corpus=corpus)
+    console.print(score_table(scores))
+    return _published(built, config=config, registry=registry, scores=scores, corpus=corpus, console=console)
+
+
+def evaluate_release(release_id: str, *, config: FitConfig) -> Scores:
+    """Every score of a published release, or of a channel's, on the data of `config`."""
+    registry = Registry(config.registry)
+    built = released(resolve(release_id, registry=registry), registry=registry, cache=release_cache(config))
+    return _evaluated(built, config=config, corpus=load_corpus(config.data))
+
+
+def resolve(name: str, *, registry: Registry) -> str:
+    """The release id that `name` is, or that the channel of that name points to."""
+    state = None if name.startswith("sha256-") else registry.channel(name)
+    return state.release_id if state else name
+
+
+def score_table(scores: Scores) -> Table:
+    """The scores that a person looks at first."""
+    table = Table("score", "value", show_edge=False)
+    for name in SHOWN:
+        if name in scores:
+            table.add_row(name, f"{scores[name]:.3f}")
+    return table
+
+
+def _settled(config: FitConfig, *, registry: Registry) -> FitConfig:
+    """`config` with a run name, and with a release id where a channel was named: a resumed run must find the same."""
+    name = config.run.name or f"{config.recipe}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    settled = replace(config, run=replace(config.run, name=name))
+    if not config.init_from:
+        return settled
+    release_id = resolve(config.init_from, registry=registry)
+    registry.fetch(release_id, into=release_cache(config))
+    return replace(settled, init_from=release_id)
+
+
+def _train(config: FitConfig) -> Path:
+    if config.run.num_workers:
+        # Imported here so that a run in this process never loads Ray.
+        from trainer.launch import train_on_ray
+
+        return train_on_ray(config)
+    reporter = LocalReporter(run_folder(config), keep=config.run.keep_checkpoints)
+    train(config, reporter=reporter)
+    checkpoint = reporter.restore()
+    assert checkpoint is not None, "a finished run has a checkpoint"
+    return checkpoint
+
+
+def _evaluated(built: Built, *, config: FitConfig, corpus: Corpus) -> Scores:
+    built.model.eval()
+    return evaluate(built, corpus=corpus, settings=config.evaluation, cache=config.run.root / "cache", seed=config.seed)
+
+
+def _published(
+    built: Built, *, config: FitConfig, registry: Registry, scores: Scores, corpus: Corpus, console: Console
+) -> Outcome:
+    journal = Journal(run_folder(config))
+    generation, champion = champion_of(registry, channel=config.channel)
+    reasons = refusals(scores, settings=config.gate, champion=champion.metrics if champion else None)
+    journal.write("gate", scores=scores, refusals=reasons)
+    if reasons and not config.force_publish:
+        raise GateRefused(reasons)
+    manifest = publish(built, config=config, registry=registry, scores=scores, data_digest=corpus.digest)
+    state = promote(manifest, config=config, registry=registry, generation=generation) if config.channel else None
+    journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
+    where = f", channel {config.channel} generation {state.generation}" if state else ""
+    console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
+    return Outcome(manifest=manifest, scores=scores, channel=state)

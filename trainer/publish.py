@@ -1,0 +1,82 @@
+"""From a finished run to a release in the registry, and a channel that points to it."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sightline
+from sightline.errors import SightlineError
+from sightline.models.release import save_release
+from sightline.registry import ChannelState, Manifest, Registry
+from trainer.architecture import Built
+from trainer.config import FitConfig, to_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class GateRefused(SightlineError):
+    """The scores do not allow publishing; nothing was published. `reasons` says why, a sentence each."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "CAPABILITY_MISSING"
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("the gate refused the release: " + "; ".join(reasons))
+        self.reasons = reasons
+
+
+def champion_of(registry: Registry, *, channel: str) -> tuple[int, Manifest | None]:
+    """(generation, manifest) of what the channel serves now; (0, None) if it never moved."""
+    state = registry.channel(channel) if channel else None
+    return (state.generation, registry.manifest(state.release_id)) if state else (0, None)
+
+
+def publish(
+    built: Built, *, config: FitConfig, registry: Registry, scores: Mapping[str, float], data_digest: str
+) -> Manifest:
+    """The manifest of the release that holds the model; no channel moves."""
+    with tempfile.TemporaryDirectory(prefix="sightline-release-") as folder:
+        architecture = save_release(
+            Path(folder),
+            model=built.model,
+            tower_tokenizer=built.tower_tokenizer,
+            dialogue_tokenizer=built.dialogue_tokenizer,
+        )
+        return registry.publish(
+            Path(folder), architecture=architecture, metrics=dict(scores), lineage=lineage(config, data_digest)
+        )
+
+
+def promote(manifest: Manifest, *, config: FitConfig, registry: Registry, generation: int) -> ChannelState:
+    """The channel's state after it moved to the release, if it still stood at `generation`.
+
+    Raises ChannelConflict if another publisher moved it first.
+    """
+    return registry.promote(config.channel, manifest.release_id, expected_generation=generation)
+
+
+def lineage(config: FitConfig, data_digest: str) -> dict[str, Any]:
+    """Where a release comes from: recipe with every setting, data, code and package version."""
+    return {
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "settings": to_json(config),
+        "data_sha256": data_digest,
+        "git_commit": _git_commit(),
+        "sightline": sightline.__version__,
+    }
+
+
+def _git_commit() -> str:
+    """The checkout's commit, or "" outside one, as inside an image or a Ray job's working folder."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
