@@ -14,6 +14,8 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 WAIVED_FILES: dict[str, str] = {}
 """File -> the reason why it may be longer."""
+BACKGROUND_TASKS = ("retriever_svc/rollout.py",)
+"""Files whose background task must outlive a defect: it is logged and reported, and the task goes on."""
 
 
 def shipped_files() -> list[Path]:
@@ -99,14 +101,16 @@ def test_composition_roots_are_short() -> None:
     assert [relative(path) for path in roots if len(path.read_text().splitlines()) > 60] == []
 
 
-def test_no_broad_except_outside_a_process_border() -> None:
-    border = ("sightline/rpc/", "sightline/cli/", "sightline/registry/reload")
-    broad = [
-        relative(path)
-        for path in shipped_files()
-        if not relative(path).startswith(border) and re.search(r"except (Base)?Exception\b|except:", path.read_text())
-    ]
-    assert broad == []
+def swallows_everything(path: Path) -> bool:
+    """True if a handler of any exception at all does not raise again."""
+    handlers = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ExceptHandler)]
+    broad = [h for h in handlers if h.type is None or getattr(h.type, "id", "") in {"Exception", "BaseException"}]
+    return any(not any(isinstance(node, ast.Raise) for node in ast.walk(handler)) for handler in broad)
+
+
+def test_only_process_borders_swallow_every_exception() -> None:
+    border = ("sightline/rpc/", "sightline/cli/", "sightline/registry/reload", *BACKGROUND_TASKS)
+    assert [relative(p) for p in shipped_files() if swallows_everything(p) and not relative(p).startswith(border)] == []
 
 
 def test_nothing_is_unpickled() -> None:

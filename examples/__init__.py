@@ -1,0 +1,1 @@
+"""Programs that show the suite from outside: they speak to it as a user would, by commands and gRPC."""
