@@ -18,6 +18,7 @@ Use it so:
   holds no state (deploying one takes seconds).
 * `endpoint.remote` is an open `Remote`; `endpoint.settings` what it was opened with, for clients of your own.
 * `host.kind` is "aio" or "serve"; `host.stop_all()` stops before the test's end.
+* With `RAY_SERVE_ENABLE_HA_PROXY=1` in the environment the same tests run behind Ray's HAProxy (some minutes longer).
 """
 
 from __future__ import annotations
