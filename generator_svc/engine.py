@@ -109,7 +109,7 @@ class ReplyEngine:
         self._num_admitted = 0
         self._mean_reply_s = _FIRST_GUESS_S
         self._pool = ThreadPoolExecutor(
-            settings.max_concurrent_replies,
+            settings.num_decoders,
             thread_name_prefix="reply",
             initializer=torch.set_num_threads,
             initargs=(settings.threads_per_reply,),
@@ -235,7 +235,7 @@ class ReplyEngine:
 
     def _retry_after_s(self) -> float:
         """When one place should be free: the mean time of a reply shared by those that decode at once."""
-        return max(_SHORTEST_RETRY_S, self._mean_reply_s / self._settings.max_concurrent_replies)
+        return max(_SHORTEST_RETRY_S, self._mean_reply_s / self._settings.num_decoders)
 
 
 async def _settle(work: Future[Any], *, stop: StopSignal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +76,8 @@ class GeneratorSettings:
     """Longest wait for a release of the space in which retriever or encoder answer: they may enter a new one first.
     Zero asks once more at once and then refuses."""
 
-    max_concurrent_replies: int = 4
-    """Replies that decode at once, a thread each: more share the cores, so each is slower."""
+    max_concurrent_replies: int = 0
+    """Replies that decode at once, a thread each; zero takes as many as there are cores. More make each one slower."""
 
     max_queued_replies: int = 64
     """Replies that may wait beyond those that decode; one more is refused with QUEUE_FULL."""
@@ -105,17 +106,23 @@ class GeneratorSettings:
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a value outside its range."""
         _check(self.min_score, name="min_score", least=-1, most=1)
-        for name in ("max_concurrent_replies", "threads_per_reply", "flush_tokens", "num_replicas"):
+        for name in ("threads_per_reply", "flush_tokens", "num_replicas"):
             _check(getattr(self, name), name=name, least=1)
-        for name in ("port", "max_queued_replies", "flush_ms", "space_wait_s", "shutdown_s"):
+        for name in ("port", "max_concurrent_replies", "max_queued_replies", "flush_ms", "space_wait_s", "shutdown_s"):
             _check(getattr(self, name), name=name, least=0)
         for name in ("poll_s", "default_timeout_s", "retriever_timeout_s", "encoder_timeout_s"):
             _check(getattr(self, name), name=name, least=0.001)
 
     @property
+    def num_decoders(self) -> int:
+        """Replies that decode at once, on the machine that asks."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.max_concurrent_replies or cores
+
+    @property
     def max_replies(self) -> int:
         """Replies that decode or wait."""
-        return self.max_concurrent_replies + self.max_queued_replies
+        return self.num_decoders + self.max_queued_replies
 
     @property
     def max_ongoing_requests(self) -> int:
