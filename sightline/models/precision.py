@@ -7,7 +7,7 @@ from torch import nn
 
 from sightline.errors import SettingInvalid
 
-MIN_BFLOAT16_WIDTH = 256
+MIN_BFLOAT16_WIDTH = 192
 """Narrower models are faster in float32: their matrices are too small to pay for bfloat16's packing."""
 
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -12,11 +12,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sightline.errors import SettingInvalid
 from sightline.models.config import TowerConfig
+from sightline.models.text_tower import causal_text_tower
 from sightline.models.transforms import Normalize, Preprocess
 
 MAX_LOGIT_SCALE = 100.0
@@ -40,7 +41,7 @@ class DualEncoder(nn.Module):
         self.preprocess = preprocess
         self.normalize = Normalize(preprocess)
         self.context_length = context_length
-        self._text = _causal_text_tower(model)
+        self._text = causal_text_tower(model)
         self._patches = patch_reader(model.visual)
         self.grid, self.token_width, self.dimension = self._measure()
 
@@ -70,7 +71,7 @@ class DualEncoder(nn.Module):
         Cutting columns behind every end-of-text changes nothing under the
         causal mask; see `longest_text`.
         """
-        vectors_BD = self.model.encode_text(ids_BL) if self._text is None else _encode_causal(self._text, ids_BL)
+        vectors_BD = self.model.encode_text(ids_BL) if self._text is None else self._text.encode(ids_BL)
         return F.normalize(vectors_BD, dim=-1)
 
     def encode_image(
@@ -90,8 +91,7 @@ class DualEncoder(nn.Module):
         """The ids without the columns behind the last end-of-text of the batch, if the tower allows it."""
         if self._text is None or ids_BL.shape[0] == 0:
             return ids_BL
-        end_B = _end_of_text(self._text, ids_BL)
-        return ids_BL[:, : int(end_B.max()) + 1]
+        return ids_BL[:, : int(self._text.end_of_text(ids_BL).max()) + 1]
 
     def logit_scale(self) -> Tensor:
         """The inverse temperature, at most 100.
@@ -309,37 +309,3 @@ def grey_patches(pixels_BCHW: Tensor, hidden_BN: Tensor | None) -> Tensor:
     size = pixels_BCHW.shape[-1]
     hidden_B1GG = hidden_BN.reshape(-1, 1, grid, grid).to(pixels_BCHW.dtype)
     return pixels_BCHW * (1.0 - F.interpolate(hidden_B1GG, size=(size, size), mode="nearest"))
-
-
-def _causal_text_tower(model: nn.Module) -> nn.Module | None:
-    """The module that owns the text transformer, if it is causal and pools at the end of text."""
-    tower = getattr(model, "text", model)
-    if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
-        return None
-    pools_at_end = _pool_type(tower) in {"argmax", "eos"}
-    return tower if pools_at_end and tower.attn_mask is not None else None
-
-
-def _pool_type(tower: nn.Module) -> str:
-    return str(getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", ""))
-
-
-def _end_of_text(tower: nn.Module, ids_BL: Tensor) -> Tensor:
-    if _pool_type(tower) == "argmax":
-        return ids_BL.argmax(dim=-1)
-    eos_id = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
-    return (ids_BL == eos_id).int().argmax(dim=-1)
-
-
-def _encode_causal(tower: nn.Module, ids_BL: Tensor) -> Tensor:
-    """open_clip's text forward for any L, which its CLIP class fixes to the context length."""
-    length = ids_BL.shape[1]
-    x_BLW = tower.token_embedding(ids_BL) + tower.positional_embedding[:length]
-    x_BLW = tower.transformer(x_BLW, attn_mask=tower.attn_mask[:length, :length])
-    x_BLW = tower.ln_final(x_BLW)
-    eos_id = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
-    pooled_BW = text_global_pool(x_BLW, ids_BL, _pool_type(tower), eos_token_id=eos_id)
-    projection = tower.text_projection
-    if projection is None:
-        return pooled_BW
-    return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection

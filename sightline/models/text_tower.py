@@ -1,0 +1,70 @@
+"""open_clip's causal text towers, run at any length and without the detours of its attention module."""
+
+# Axes: B texts, L tokens, W width of the tower, D embedding width.
+from __future__ import annotations
+
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, text_global_pool
+from torch import Tensor, nn
+
+
+class CausalTextTower:
+    """A text tower whose tokens never see later ones, and whose vector is read at the end of text."""
+
+    def __init__(self, tower: nn.Module, *, pool_type: str, eos_id: int) -> None:
+        self.tower, self.pool_type, self.eos_id = tower, pool_type, eos_id
+        blocks = tower.transformer.resblocks
+        self._has_plain_blocks = all(type(block) is ResidualAttentionBlock for block in blocks)
+
+    def encode(self, ids_BL: Tensor) -> Tensor:
+        """Vectors [B, D], not normalised, for any L up to the context length; equal to open_clip's own."""
+        tower = self.tower
+        x_BLW = tower.token_embedding(ids_BL) + tower.positional_embedding[: ids_BL.shape[1]]
+        x_BLW = tower.ln_final(self._blocks(x_BLW))
+        pooled_BW = text_global_pool(x_BLW, ids_BL, self.pool_type, eos_token_id=self.eos_id)
+        projection = tower.text_projection
+        if projection is None:
+            return pooled_BW
+        return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
+
+    def end_of_text(self, ids_BL: Tensor) -> Tensor:
+        """Position [B] of each text's end."""
+        if self.pool_type == "argmax":
+            return ids_BL.argmax(dim=-1)
+        return (ids_BL == self.eos_id).int().argmax(dim=-1)
+
+    def _blocks(self, x_BLW: Tensor) -> Tensor:
+        if not self._has_plain_blocks:
+            length = x_BLW.shape[1]
+            return self.tower.transformer(x_BLW, attn_mask=self.tower.attn_mask[:length, :length])
+        for block in self.tower.transformer.resblocks:
+            x_BLW = x_BLW + block.ls_1(_causal_attention(block.attn, block.ln_1(x_BLW)))
+            x_BLW = x_BLW + block.ls_2(block.mlp(block.ln_2(x_BLW)))
+        return x_BLW
+
+
+def causal_text_tower(model: nn.Module) -> CausalTextTower | None:
+    """The text tower of an open_clip model, or None if it is not causal or pools elsewhere than at the end of text."""
+    tower = getattr(model, "text", model)
+    if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
+        return None
+    is_clip = isinstance(tower, CLIP)
+    pool_type = str(tower.text_pool_type if is_clip else tower.pool_type)
+    if pool_type not in {"argmax", "eos"} or tower.attn_mask is None:
+        return None
+    return CausalTextTower(tower, pool_type=pool_type, eos_id=tower.text_eos_id if is_clip else tower.eos_id)
+
+
+def _causal_attention(attention: nn.MultiheadAttention, x_BLW: Tensor) -> Tensor:
+    """What the module computes under a causal mask, from its own weights.
+
+    The module transposes its input and then, with frozen bfloat16 weights,
+    copies the input projection once per text: 6 times slower at width 768 and
+    8 texts of 16 tokens on one core with AVX-512 BF16.
+    """
+    projected = F.linear(x_BLW, attention.in_proj_weight, attention.in_proj_bias)
+    heads = projected.unflatten(-1, (3, attention.num_heads, -1))
+    query, key, value = (part.transpose(1, 2) for part in heads.unbind(dim=2))
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return attention.out_proj(attended.transpose(1, 2).flatten(2))
