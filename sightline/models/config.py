@@ -11,6 +11,7 @@ from typing import Any
 from sightline.errors import SettingInvalid
 
 FORMAT_VERSION = 1
+_MIN_CELLS = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,14 +103,16 @@ class FusionConfig:
 class MaskingConfig:
     """What text-assisted masked image modelling hides (TAMIM of ZRIGF)."""
 
-    cell_patches: int = 1
-    """Side of a mask cell in patches; must divide the patch grid."""
+    cell_patches: int = 0
+    """Side of a mask cell in patches; must divide the patch grid. Zero: the largest with 7 cells a side or more."""
     ratio: float = 0.4
     """Share of cells that are masked, rounded up: 20 of 49."""
     visible_ratio: float = 0.2
     """Share of masked patches that the tower still sees; the loss counts them all the same."""
 
     def __post_init__(self) -> None:
+        if self.cell_patches < 0:
+            raise SettingInvalid(f"cell_patches: got {self.cell_patches}, must be at least 0")
         for name in ("ratio", "visible_ratio"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SettingInvalid(f"{name}: got {getattr(self, name)}, limits 0 to 1")
@@ -162,6 +165,17 @@ def tiny_config(*, vocab_size: int, pad_id: int, bos_id: int, eos_id: int) -> Zr
         tower=TowerConfig(vocab_size=vocab_size),
         decoder=DecoderConfig(vocab_size=vocab_size, pad_id=pad_id, bos_id=bos_id, eos_id=eos_id),
     )
+
+
+def cell_side(config: MaskingConfig, *, grid: int) -> int:
+    """Side of a mask cell in patches on this patch grid: 2 for the 14x14 of ViT-B-16, which makes 7x7 cells of 32 px.
+
+    Raises SettingInvalid if the configured side does not divide the grid.
+    """
+    if config.cell_patches:
+        _check_divides("cell_patches", config.cell_patches, into="patch grid", value=grid)
+        return config.cell_patches
+    return max(side for side in range(1, grid + 1) if grid % side == 0 and (side == 1 or grid // side >= _MIN_CELLS))
 
 
 def num_masked_cells(cells: int, *, ratio: float) -> int:

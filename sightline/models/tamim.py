@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightline.errors import SettingInvalid
-from sightline.models.config import MaskingConfig, num_masked_cells
+from sightline.models.config import MaskingConfig, cell_side, num_masked_cells
 from sightline.models.fusion import CrossBlock
 from sightline.models.towers import DualEncoder
 
@@ -28,10 +27,9 @@ class MaskGenerator:
     """Masks whole cells of patches: exactly ceil(ratio x cells) of them per picture."""
 
     def __init__(self, config: MaskingConfig, *, grid: int) -> None:
-        if grid % config.cell_patches:
-            raise SettingInvalid(f"cell_patches: got {config.cell_patches}, must divide the patch grid of {grid}")
         self.config = config
-        self.side = grid // config.cell_patches
+        self.cell_patches = cell_side(config, grid=grid)
+        self.side = grid // self.cell_patches
         self.num_masked = num_masked_cells(self.side**2, ratio=config.ratio)
 
     def __call__(self, batch: int, *, generator: torch.Generator | None = None) -> PatchMasks:
@@ -44,7 +42,7 @@ class MaskGenerator:
         return PatchMasks(target=target_BN, hidden=target_BN & ~kept_BN)
 
     def _to_patches(self, cells_BC: Tensor) -> Tensor:
-        times = self.config.cell_patches
+        times = self.cell_patches
         map_BSS = cells_BC.unflatten(1, (self.side, self.side))
         return map_BSS.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2).flatten(1)
 

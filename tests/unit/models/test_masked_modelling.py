@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sightline.errors import SettingInvalid
-from sightline.models.config import MaskingConfig
+from sightline.models.config import MaskingConfig, cell_side
 from sightline.models.fusion import CrossBlock
 from sightline.models.tamim import MaskGenerator, PatchMasks, PixelHead, TextAssistedMIM, masked_l1
 from tests.unit.models.conftest import SmallParts
@@ -16,6 +16,11 @@ from tests.unit.models.conftest import SmallParts
 def test_exactly_the_rounded_up_share_of_cells_is_masked(grid: int, cell: int, cells: int) -> None:
     masks = MaskGenerator(MaskingConfig(cell_patches=cell), grid=grid)(50)
     assert (masks.target.sum(dim=1) == cells * cell**2).all()
+
+
+@pytest.mark.parametrize(("grid", "side"), [(7, 1), (14, 2), (16, 2), (24, 3), (27, 3), (6, 1), (13, 1)])
+def test_cells_follow_the_grid_unless_they_are_set(grid: int, side: int) -> None:
+    assert cell_side(MaskingConfig(), grid=grid) == side
 
 
 def test_cells_are_masked_whole() -> None:
