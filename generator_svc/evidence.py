@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +21,6 @@ from sightline.rpc.context import CallContext
 from sightline.rpc.timings import StageClock
 
 _SPACE_POLL_S = 0.2
-_TOKENS_PER_WORD = 1.35
-"""What English takes in byte-pair tokenizers such as CLIP's, punctuation included."""
 
 
 class LoadedReleases(Protocol):
@@ -106,7 +104,7 @@ class EvidenceGatherer:
             return await self._retrieve(order, call=call)
 
     async def _retrieve(self, order: ReplyOrder, *, call: CallContext) -> PicturesOfSpace:
-        text = _query(order.turns, context_length=self._newest().manifest.architecture["context_length"])
+        text = query_text(order.turns)[-MAX_TEXT_CHARS:]
         if order.source is PictureSource.NAMED:
             return await self._retriever.look_up(text, image_ids=order.image_ids, call=call)
         return await self._retriever.search(text, k=order.k, min_score=order.min_score, call=call)
@@ -122,16 +120,6 @@ class EvidenceGatherer:
         """What serves by default, for its manifest alone: it is not leased. Raises NotReady."""
         with self._releases.lease() as newest:
             return newest
-
-
-def _query(turns: Sequence[str], *, context_length: int) -> str:
-    """The text to search with: the end of the dialogue, as much as a text tower surely reads.
-
-    Towers cut a text at its end, and the end of a dialogue is what is asked.
-    """
-    words = query_text(turns).split()
-    num_words = max(1, int((context_length - 2) / _TOKENS_PER_WORD))
-    return " ".join(words[-num_words:])[-MAX_TEXT_CHARS:]
 
 
 def _check_tokens(found: PicturesOfSpace, *, model: GeneratorModel) -> None:
