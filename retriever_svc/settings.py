@@ -95,7 +95,7 @@ class RetrieverSettings:
     qdrant_quantization: str = "none"
     """ "scalar" keeps int8 copies in memory and rescores with the originals: memory against recall."""
 
-    poll_s: float = 2.0
+    poll_s: float = 1.0
     """How often the encoder is asked whether it serves another embedding space."""
     move_batch: int = 32
     """Stored pictures that a move encodes at once; more is faster and leaves less of the encoder to others."""
