@@ -68,32 +68,32 @@ class Stages:
 
 
 class ForwardLane:
-    """The threads of the model, shared by queues that take turns in the order in which they ask."""
+    """The one thread of the model, shared by queues that take turns in the order in which they ask."""
 
-    def __init__(self, *, workers: int = 1, on_thread: Callable[[], None] | None = None) -> None:
-        """`on_thread` runs first in each of the `workers` threads."""
-        self._turns = asyncio.Semaphore(workers)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="forward", initializer=on_thread)
+    def __init__(self, *, on_thread: Callable[[], None] | None = None) -> None:
+        """`on_thread` runs first in the thread."""
+        self._turn = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="forward", initializer=on_thread)
 
     @property
     def is_free(self) -> bool:
-        """True while a thread has nothing to do and nobody is ahead."""
-        return not self._turns.locked()
+        """True while the thread has nothing to do."""
+        return not self._turn.locked()
 
     async def turn(self) -> None:
-        """Wait for a free thread. First come, first served; each turn is given back by `done`."""
-        await self._turns.acquire()
+        """Wait for the thread. First come, first served; each turn is given back by `done`."""
+        await self._turn.acquire()
 
     def done(self) -> None:
         """Give the turn back."""
-        self._turns.release()
+        self._turn.release()
 
     def start(self, work: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
-        """`work` running in a thread."""
+        """`work` running in the thread."""
         return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
-        """End the threads once they are idle."""
+        """End the thread once it is idle."""
         self._pool.shutdown(wait=True)
 
 

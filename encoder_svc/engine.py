@@ -114,7 +114,7 @@ class EncoderEngine:
         self._picture_cache: ResultCache[PictureVector] = ResultCache(max_bytes=settings.image_cache_bytes)
         self._decoders = ThreadPoolExecutor(settings.decode_threads or cores, thread_name_prefix="decode")
         threads = settings.threads_per_forward or cores
-        self._lane = ForwardLane(workers=settings.forward_workers, on_thread=partial(torch.set_num_threads, threads))
+        self._lane = ForwardLane(on_thread=partial(torch.set_num_threads, threads))
         self._texts: Batcher[Release, str, str, TextVector] = Batcher(
             self._forward_texts, lane=self._lane, settings=settings.text_batches, size_of=len
         )

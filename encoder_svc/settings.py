@@ -37,9 +37,6 @@ class EncoderSettings:
     compute_dtype: str = "auto"
     """"float32", "bfloat16" or "auto", which takes bfloat16 where the machine multiplies it in hardware."""
 
-    forward_workers: int = 1
-    """Forward passes at once. More than one pays only with as many devices' worth of cores."""
-
     threads_per_forward: int = 0
     """Cores of one forward pass; zero leaves it to torch: OMP_NUM_THREADS, else every core."""
 
@@ -86,7 +83,7 @@ class EncoderSettings:
         """Raise SettingInvalid for a value outside its range."""
         _check_least(self.max_queued_texts, name="max_queued_texts", least=MAX_TEXTS_PER_CALL)
         _check_least(self.max_queued_images, name="max_queued_images", least=MAX_PICTURES_PER_CALL)
-        for name in ("forward_workers", "max_ongoing_requests", "num_replicas"):
+        for name in ("max_ongoing_requests", "num_replicas"):
             _check_least(getattr(self, name), name=name, least=1)
         for name in ("port", "threads_per_forward", "decode_threads", "text_cache_bytes", "image_cache_bytes"):
             _check_least(getattr(self, name), name=name, least=0)
