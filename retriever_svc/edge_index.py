@@ -125,10 +125,17 @@ class EdgeIndex:
             await self._run(shard.close)
             await asyncio.to_thread(shutil.rmtree, path)
 
-    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str) -> None:
-        """Store points with their vectors (and tokens), replacing those of the same ids."""
+    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str, is_durable: bool = True) -> None:
+        """Store points with their vectors (and tokens), replacing those of the same ids.
+
+        Without `is_durable` they outlive a killed process, but not a power cut until `sync`.
+        """
         ids = [point.image_id for point in points]
-        await self._write(space_id, ids, lambda: self._shards[space_id].upsert(points))
+        await self._write(space_id, ids, lambda: self._shards[space_id].upsert(points, is_durable=is_durable))
+
+    async def sync(self, space_id: str) -> None:
+        """Make every write to a collection durable."""
+        await self._run(lambda: self._shards[space_id].flush())  # noqa: PLW0108  (looked up in the thread)
 
     async def delete(self, image_ids: Sequence[str], *, space_id: str) -> None:
         """Remove points; unknown ids are no error."""

@@ -66,11 +66,12 @@ class EdgeShard:
         except Exception as error:  # the engine raises nothing narrower
             raise DataCorrupt(f"index folder {folder}: {error}", detail=folder.name) from error
 
-    def upsert(self, points: Sequence[ImagePoint]) -> None:
-        """Store points and flush; returns once they are durable."""
+    def upsert(self, points: Sequence[ImagePoint], *, is_durable: bool = True) -> None:
+        """Store points; without `is_durable` they are in the operating system's hands until `flush`."""
         if points:
             self._shard.update(qdrant.UpdateOperation.upsert_points([self._to_engine(point) for point in points]))
-            self._shard.flush()
+            if is_durable:
+                self._shard.flush()
 
     def delete(self, image_ids: Sequence[str]) -> None:
         """Remove points and flush; returns once they are gone for good."""

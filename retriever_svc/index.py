@@ -124,7 +124,7 @@ class Layout:
 
 
 class VectorIndex(Protocol):
-    """An index of pictures. Every method may be called concurrently; writes return once they are durable."""
+    """An index of pictures. Every method may be called concurrently; a write returns once it is durable."""
 
     @property
     def driver(self) -> str:
@@ -154,8 +154,15 @@ class VectorIndex(Protocol):
     async def drop(self, space_id: str) -> None:
         """Delete a collection that is not current."""
 
-    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str) -> None:
-        """Store points with their vectors (and tokens), replacing those of the same ids."""
+    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str, is_durable: bool = True) -> None:
+        """Store points with their vectors (and tokens), replacing those of the same ids.
+
+        Without `is_durable` they are found at once but may be lost in a power
+        cut until `sync`.
+        """
+
+    async def sync(self, space_id: str) -> None:
+        """Make every write to a collection durable."""
 
     async def delete(self, image_ids: Sequence[str], *, space_id: str) -> None:
         """Remove points; unknown ids are no error."""

@@ -7,12 +7,15 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
 from sightline.errors import DataCorrupt
+
+_PARALLEL_SYNCS = 16
 
 
 def digest(data: bytes) -> str:
@@ -73,9 +76,10 @@ class FolderPictures:
         return self._folder / sha256[:2] / sha256
 
     def _put(self, pictures: Sequence[bytes]) -> None:
-        changed = {path.parent for data in pictures if (path := self._write(data)) is not None}
-        for folder in changed:
-            _sync_folder(folder)
+        # Syncs that wait side by side share one commit of the file system's journal.
+        with ThreadPoolExecutor(max_workers=_PARALLEL_SYNCS) as pool:
+            changed = {path.parent for path in pool.map(self._write, pictures) if path is not None}
+            list(pool.map(_sync_folder, changed))
 
     def _write(self, data: bytes) -> Path | None:
         path = self._path(digest(data))

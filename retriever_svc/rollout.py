@@ -227,7 +227,8 @@ class Rollout:
             old = await self._index.get(ids, space_id=target.space_id, with_vector=True, with_tokens=True)
             moved = [_moved(point, encoded=encoded, old=old) for point in fresh.values()]
             changed = [point for point in moved if point is not None and _differs(point, old.get(point.image_id))]
-            await self._index.upsert(changed, space_id=target.space_id)
+            # A power cut may take these: the collection does not answer yet, and the next comparison brings them back.
+            await self._index.upsert(changed, space_id=target.space_id, is_durable=False)
         return len(changed)
 
     async def _encode(
@@ -283,6 +284,7 @@ class Rollout:
             await self._check_target(target)
             if self._spaces.is_next_behind or not await self._counts_agree(target):
                 return False
+            await self._index.sync(target.space_id)
             await self._spaces.complete_move()
         return True
 

@@ -116,8 +116,8 @@ class ServerIndex:
         async with _errors():
             await self._client.delete_collection(self.collection(space_id))
 
-    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str) -> None:
-        """Store points with their vectors (and tokens), replacing those of the same ids."""
+    async def upsert(self, points: Sequence[ImagePoint], *, space_id: str, is_durable: bool = True) -> None:
+        """Store points with their vectors (and tokens), replacing those of the same ids; they are durable."""
         if not points:
             return
         async with _errors():
@@ -125,6 +125,9 @@ class ServerIndex:
             messages = [to_server(point, space=space) for point in points]
             request = qdrant.UpsertPoints(collection_name=self.collection(space_id), wait=True, points=messages)
             await self._client.grpc_points.Upsert(request, timeout=self._settings.timeout_s)
+
+    async def sync(self, space_id: str) -> None:
+        """Nothing to do: the server writes ahead."""
 
     async def delete(self, image_ids: Sequence[str], *, space_id: str) -> None:
         """Remove points; unknown ids are no error."""

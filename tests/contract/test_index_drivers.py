@@ -244,6 +244,13 @@ async def test_upsert_replaces_and_delete_forgets_and_both_may_repeat(index: Vec
     assert await found(index, unit(3)) == ["b"]
 
 
+async def test_writes_that_need_not_be_durable_are_found_at_once(index: VectorIndex) -> None:
+    await index.upsert([point("a", seed=1)], space_id=OLD.space_id, is_durable=False)
+    assert await found(index, unit(1)) == ["a"]
+    await index.sync(OLD.space_id)
+    assert await found(index, unit(1)) == ["a"]
+
+
 async def test_count_by_digest(index: VectorIndex) -> None:
     await store(index, point("a", seed=1), point("b", seed=1), point("c", seed=2))
     assert [await index.count(space_id=OLD.space_id, sha256=f"sha-{seed}") for seed in (1, 2, 3)] == [2, 1, 0]
