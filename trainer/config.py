@@ -143,8 +143,8 @@ class GenerativeSettings:
     """Give 1 to `num_images` pictures, drawn per dialogue, so that a single given picture works too."""
     image_dropout: float = 0.1
     """Share of training dialogues shown no picture at all, so that replies without one work."""
-    context_noise: float = 0.1
-    """Share of context tokens replaced by random ones, so that facts are looked up and not learned by name."""
+    swap_share: float = 0.5
+    """Share of rare context words exchanged for other rare ones, in context and response alike: facts must be seen."""
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
 
@@ -257,9 +257,7 @@ def flatten(config: Any, *, prefix: str = "") -> dict[str, tuple[Any, Any]]:
 
 def to_json(config: Any) -> dict[str, Any]:
     """`config` as plain JSON values; paths become text with forward slashes."""
-    return {
-        item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)
-    }
+    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
 
 
 def from_json(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:

@@ -91,7 +91,10 @@ def _ray_session(config: FitConfig) -> Iterator[None]:
     else:
         num_cpus = max(os.cpu_count() or 1, config.run.num_workers)
         ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False,
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.WARNING,
         )
     try:

@@ -33,9 +33,7 @@ def replace_nested(config: SettingsT, *, values: Mapping[str, Any]) -> SettingsT
     changes: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     sections = {name.partition(".")[0] for name in values if "." in name}
     for section in sections:
-        inner = {
-            name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{section}.")
-        }
+        inner = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{section}.")}
         changes[section] = replace_nested(getattr(config, section), values=inner)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 

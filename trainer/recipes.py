@@ -101,8 +101,7 @@ EMOJI = replace(
 """Real pictures: emoji captioned by their names, with short everyday dialogues."""
 
 RECIPES: Mapping[str, FitConfig] = {
-    config.recipe: config
-    for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, FOLDER, EMOJI)
+    config.recipe: config for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, FOLDER, EMOJI)
 }
 """Every recipe by name."""
 

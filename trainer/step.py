@@ -134,9 +134,7 @@ def step_seed(seed: int, *, stage: str, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _one_step(
-    run: StageRun, *, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int
-) -> dict[str, float]:
+def _one_step(run: StageRun, *, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
     torch.manual_seed(step_seed(run.seed, stage=run.stage.batches.name, step=step, rank=run.reporter.rank))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, settings=run.settings)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,5 +100,3 @@ def _captions_by_picture(captions: Sequence[CaptionRecord]) -> list[list[str]]:
     for record in captions:
         by_id[record.image_id].append(record.caption)
     return list(by_id.values())
-
-

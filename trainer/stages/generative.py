@@ -20,6 +20,10 @@ from trainer.pictures import Pixels
 
 _ORDER_SALT, _DRAW_SALT = 3, 4
 _ENCODE_BATCH = 64
+_RARE_SHARE = 0.05
+"""A token in fewer texts than this is rare: a name, not a word that sentences are built of."""
+_NUM_BYTE_TOKENS = 258
+"""Padding, start and the 256 bytes: they come first in the corpus-trained vocabulary."""
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Halves = np.ndarray[Any, np.dtype[np.float16]]
@@ -109,6 +113,11 @@ class GenerativeBatches:
             encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_images
         )
 
+        self._is_rare_V = ~self._find_common()
+        # Byte tokens spell; only tokens behind them stand for words or parts of words.
+        self._is_rare_V[:_NUM_BYTE_TOKENS] = self._is_rare_V[built.dialogue_tokenizer.eos_id] = False
+        self._swap_ids = np.flatnonzero(self._is_rare_V)
+
     def batch(self, step: int) -> dict[str, Tensor]:
         """This worker's dialogues of `step`, each with none to `num_images` of its pictures."""
         chosen = self._order.batch(step, size=self._settings.batch_size)[self._rank :: self._world_size]
@@ -119,8 +128,9 @@ class GenerativeBatches:
         labels = self._built.dialogue_tokenizer.label_ids(
             [self._responses[row] for row in chosen], max_length=self._settings.max_response_tokens
         )
+        context_ids, labels = self._with_swaps(context_ids, labels, rng=rng)
         return {
-            "context_ids_BL": torch.from_numpy(self._with_noise(context_ids, context_mask, rng=rng)),
+            "context_ids_BL": torch.from_numpy(context_ids),
             "context_mask_BL": torch.from_numpy(context_mask),
             "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[self._rows_BK[chosen]]).float(),
             "similarity_BK": torch.from_numpy(self._cosines_BK[chosen]),
@@ -141,10 +151,26 @@ class GenerativeBatches:
         shown_B[rng.random(num_dialogues) < self._settings.image_dropout] = 0
         return np.arange(num_images)[None, :] < shown_B[:, None]
 
-    def _with_noise(self, ids_BL: Rows, mask_BL: Rows, *, rng: np.random.Generator) -> Rows:
-        """Ids with a share replaced by random ones: a model that could learn names by heart would not need to look."""
-        special = [self._built.dialogue_tokenizer.bos_id, self._built.dialogue_tokenizer.eos_id]
-        is_replaced = (rng.random(ids_BL.shape) < self._settings.context_noise) & (mask_BL == 1)
-        is_replaced &= ~np.isin(ids_BL, special)
-        random_ids = rng.integers(self._built.dialogue_tokenizer.vocab_size, size=ids_BL.shape)
-        return np.where(is_replaced, random_ids, ids_BL)
+    def _with_swaps(self, ids_BL: Rows, labels_BT: Rows, *, rng: np.random.Generator) -> tuple[Rows, Rows]:
+        """Contexts and labels with a share of the contexts' rare tokens exchanged for random ones, alike in both.
+
+        A model that could learn facts by name would not need to look at pictures,
+        and one that met few names could not repeat a new one.
+        """
+        ids_BL, labels_BT = ids_BL.copy(), labels_BT.copy()
+        for row, ids_L in enumerate(ids_BL):
+            rare = np.unique(ids_L[self._is_rare_V[ids_L]])
+            swapped = rare[rng.random(len(rare)) < self._settings.swap_share]
+            other = rng.choice(self._swap_ids, size=len(swapped))
+            for old, new in zip(swapped, other, strict=True):
+                labels_BT[row][labels_BT[row] == old] = new
+                ids_BL[row][ids_L == old] = -new
+        return np.abs(ids_BL), labels_BT
+
+    def _find_common(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """[V] True for tokens that sentences are built of: those in many contexts or responses."""
+        tokenizer = self._built.dialogue_tokenizer
+        num_texts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+        for text in (*self._contexts, *self._responses):
+            num_texts_V[np.unique(tokenizer.encode(text))] += 1
+        return num_texts_V >= _RARE_SHARE * len(self._contexts)
