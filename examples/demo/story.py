@@ -74,9 +74,7 @@ class Story:
         ):
             await wait_until_ready(client, timeout_s=READY_WITHIN_S)
             self._say(f"3. index {len(pool)} pictures that training never saw")
-            await run_step(
-                ["sightline.cli", "index", str(self._world / "pool.jsonl"), "--address", f"127.0.0.1:{port}"]
-            )
+            await run_step(["sightline", "index", str(self._world / "pool.jsonl"), "--address", f"127.0.0.1:{port}"])
             self._say("4. talk")
             await self._talk(client, questions[:: max(1, len(questions) // 3)][:3])
             self._say("5. train a second release while callers never pause")
@@ -92,7 +90,7 @@ class Story:
             [
                 *("trainer", "fit", RECIPE, "--seed", str(self._settings.seed), "--channel", CHANNEL),
                 *("--registry", str(self._out / "registry"), "--data.root", str(self._world)),
-                *("--run.root", str(self._out / "runs"), "--run.name", name, *options, *self._settings.fit_options),
+                *("--run.root", str(self._out / "runs"), "--run.name", name, *self._settings.fit_options, *options),
             ],
             log=self._out / f"fit-{name}.log" if name != "first" else None,
         )

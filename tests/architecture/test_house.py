@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -18,6 +19,12 @@ BACKGROUND_TASKS = ("retriever_svc/rollout.py",)
 """Files whose background task must outlive a defect: it is logged and reported, and the task goes on."""
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def shipped_files() -> list[Path]:
     return [
         path
@@ -32,8 +39,7 @@ def relative(path: Path) -> str:
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def undocumented(path: Path) -> list[str]:
@@ -51,7 +57,7 @@ def undocumented(path: Path) -> list[str]:
                 found += visit(child, f"{name}.")
         return found
 
-    return visit(ast.parse(path.read_text(encoding="utf-8")), "")
+    return visit(parsed(path), "")
 
 
 def is_exempt(node: ast.AST) -> bool:
@@ -68,9 +74,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     silent = [
-        relative(path)
-        for path in shipped_files()
-        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+        relative(path) for path in shipped_files() if path.read_text().strip() and not ast.get_docstring(parsed(path))
     ]
     assert silent == []
 
@@ -103,7 +107,7 @@ def test_composition_roots_are_short() -> None:
 
 def swallows_everything(path: Path) -> bool:
     """True if a handler of any exception at all does not raise again."""
-    handlers = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ExceptHandler)]
+    handlers = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.ExceptHandler)]
     broad = [h for h in handlers if h.type is None or getattr(h.type, "id", "") in {"Exception", "BaseException"}]
     return any(not any(isinstance(node, ast.Raise) for node in ast.walk(handler)) for handler in broad)
 
