@@ -56,20 +56,9 @@ NAMES = (
     *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
     *("milo", "nelly", "otto", "pippa", "quentin", "ronja", "sancho", "tilda", "udo", "vilma", "wanda", "xaver"),
     *("yoko", "zeno", "balthus", "camille", "dimitri", "elfie", "fergus", "gwen", "hugo", "ines", "jasper", "kiki"),
-    *(
-        "leopold",
-        "mabel",
-        "norbert",
-        "ophelia",
-        "pablo",
-        "queenie",
-        "rufus",
-        "sigrid",
-        "thelma",
-        "ulrich",
-        "vito",
-        "winnie",
-    ),
+    *("leopold", "mabel", "norbert", "ophelia", "pablo", "queenie", "rufus", "sigrid", "thelma", "ulrich", "vito"),
+    *("winnie", "amos", "bruno", "cosima", "darius", "emil", "florian", "greta", "henrik", "ilse", "jonas"),
+    *("klara", "lorenz", "matilda", "nils", "oskar", "paula"),
 )
 """Names that suggest no colour and no place; which name is whose depends on the seed."""
 
@@ -134,12 +123,12 @@ class Scene:
 
 
 def make_subjects(*, seed: int) -> tuple[Subject, ...]:
-    """48 subjects of 16 kinds, ordered by name; 32 are seen in training dialogues and 16 held out.
+    """64 subjects of 16 kinds, ordered by name; 48 are seen in training dialogues and 16 held out.
 
-    No two share colour and place. Each colour and each place belongs to 4 seen
-    and 2 held-out subjects, each kind to 2 seen and 1 held-out one of different
+    No two share colour and place. Each colour and each place belongs to 6 seen
+    and 2 held-out subjects, each kind to 3 seen and 1 held-out one of different
     colours and places: nothing that can be read tells a held-out fact better
-    than chance.
+    than chance, and knowing the seen subjects by sight does not help either.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
@@ -167,23 +156,25 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
 
 
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
-    """Kind, colour, place, held out, as numbers: six of the eight diagonals of a Latin square of colours and places.
+    """Kind, colour, place, held out, as numbers: the eight diagonals of a Latin square of colours and places.
 
-    Two diagonals are held out, one for each half of the kinds. A kind's two
-    seen homes lie on two more, as many rows further on as keeps all three
-    places and all three colours of the kind apart.
+    Two diagonals are held out, one for each half of the kinds. A kind's three
+    seen homes lie on three more, as many rows further on as keeps all four
+    places and all four colours of the kind apart.
     """
     size = len(COLOURS)
-    diagonals = rng.sample(range(size), k=6)
+    diagonals = rng.sample(range(size), k=size)
     for half in range(2):
-        held_out, first, second = diagonals[half::2]
-        shifts = [
-            (one, other)
-            for one, other in permutations(range(1, size), 2)
-            if len({held_out, (one + first) % size, (other + second) % size}) == 3
-        ]
-        one, other = rng.choice(shifts)
+        held_out, *seen = diagonals[half::2]
+        shifts = rng.choice(
+            [
+                chosen
+                for chosen in permutations(range(1, size), len(seen))
+                if len({held_out, *((shift + diagonal) % size for shift, diagonal in zip(chosen, seen, strict=True))})
+                == len(seen) + 1
+            ]
+        )
         for row in range(size):
-            for shift, diagonal in ((0, held_out), (one, first), (other, second)):
+            for shift, diagonal in ((0, held_out), *zip(shifts, seen, strict=True)):
                 place = (row + shift) % size
                 yield half * size + row, (place + diagonal) % size, place, shift == 0
