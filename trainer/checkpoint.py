@@ -45,8 +45,7 @@ def read_position(folder: Path, *, training_digest: str) -> Position:
         raise DataCorrupt(f"checkpoint {folder}: {_STATE} is unreadable: {error}", detail=error) from error
     if position.training_digest != training_digest:
         raise SettingInvalid(
-            f"run {folder.parent.name!r} was started with other settings; "
-            "choose another --run.name or the same settings"
+            f"checkpoint {folder} was made with other settings: keep the settings, or choose another --run.name"
         )
     return position
 

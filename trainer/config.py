@@ -43,7 +43,7 @@ class DataSettings:
     """Share of pictures and of dialogues held out where no held-out file is named."""
     skip_bad: bool = False
     """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
-    scenes: int = 3000
+    scenes: int = 4000
     """Toytown: scenes to draw."""
     seed: int = 0
     """Toytown: seed of the world; the run's own seed is apart, so that runs share one world."""
@@ -138,9 +138,9 @@ class GenerativeSettings:
     label_smoothing: float = 0.0
     """Share of the target mass spread over the vocabulary."""
     num_images: int = 3
-    """Pictures retrieved for a training dialogue, by its context alone."""
-    vary_images: bool = True
-    """Give 1 to `num_images` pictures, drawn per dialogue, so that a single given picture works too."""
+    """Most pictures shown with a training dialogue; 1 to this many, so that a single given picture works too."""
+    num_candidates: int = 16
+    """Pictures retrieved for a training dialogue, by its context alone; those shown are drawn anew at each visit."""
     image_dropout: float = 0.1
     """Share of training dialogues shown no picture at all, so that replies without one work."""
     swap_share: float = 0.5

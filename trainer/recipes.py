@@ -30,6 +30,9 @@ TOYTOWN_TINY = FitConfig(
     recipe="toytown-tiny",
     channel="stable",
     data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
+    model=ModelSettings(vision_layers=2),
+    stage1=ContrastiveSettings(steps=800, learning_rate=2e-3, warmup_share=0.2, tamim_share=0.25, small_talk_share=0.0),
+    stage2=GenerativeSettings(steps=1000, swap_share=0.95, num_candidates=12),
     gate=_TOYTOWN_GATE,
 )
 """Both stages on the generated world, in minutes on two cores."""
@@ -56,7 +59,7 @@ TOYTOWN_SMOKE = replace(
     TOYTOWN_TINY,
     recipe="toytown-smoke",
     channel="",
-    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=300),
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=400),
     model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
     stage1=ContrastiveSettings(steps=8, batch_size=8),
     stage2=GenerativeSettings(steps=8, batch_size=8),
@@ -94,7 +97,8 @@ EMOJI = replace(
         root=Path("var/emoji"),
         captions_train=Path("captions_train.jsonl"),
         captions_val=Path("captions_val.jsonl"),
-        dialogues_train=Path("dialogues.jsonl"),
+        dialogues_train=Path("dialogues_train.jsonl"),
+        dialogues_val=Path("dialogues_val.jsonl"),
         pool=Path("pool.jsonl"),
     ),
 )

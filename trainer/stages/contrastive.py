@@ -3,6 +3,8 @@
 # Axes: B pairs, C channels, H and W pixels, L tokens, D embedding width, N patches, M model width.
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +20,8 @@ from trainer.data import EpochOrder, unique_pictures
 from trainer.pictures import Pixels
 
 _ORDER_SALT, _DRAW_SALT = 1, 2
+_TELLING_SHARE = 0.05
+_WORD = re.compile(r"\w+")
 
 
 class ContrastiveObjective(nn.Module):
@@ -54,7 +58,7 @@ class ContrastiveBatches:
         self._built, self._settings, self._pixels = built, settings, pixels_NCHW
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._captions = _captions_by_picture(captions)
-        self._turns = [turn for record in dialogues for turn in record.context]
+        self._turns = small_talk(dialogues, captions=captions)
         self._order = EpochOrder(len(self._captions), seed, _ORDER_SALT)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -82,6 +86,18 @@ class ContrastiveBatches:
         return f"{turn} {caption}" if rng.random() < 0.5 else f"{caption} {turn}"
 
 
+def small_talk(dialogues: Sequence[DialogueRecord], *, captions: Sequence[CaptionRecord]) -> list[str]:
+    """The turns, each once, that say nothing pictures could be told apart by: safe to wrap around any caption.
+
+    A turn is left out if it has a word that few captions have: it would name
+    another picture.
+    """
+    num_captions = Counter(word for record in captions for word in set(_words(record.caption)))
+    telling = {word for word, count in num_captions.items() if count < _TELLING_SHARE * len(captions)}
+    turns = dict.fromkeys(turn for record in dialogues for turn in record.context)
+    return [turn for turn in turns if telling.isdisjoint(_words(turn))]
+
+
 def augment(pixels_BCHW: Pixels, *, settings: ContrastiveSettings, rng: np.random.Generator) -> Pixels:
     """Pictures mirrored and shifted at random; the edge is repeated where a shift uncovers it."""
     reach = settings.shift_pixels
@@ -93,6 +109,10 @@ def augment(pixels_BCHW: Pixels, *, settings: ContrastiveSettings, rng: np.rando
         cut = padded[row, :, top : top + size_H, left : left + size_W]
         out[row] = cut[:, :, ::-1] if rng.random() < settings.flip_share else cut
     return out
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def _captions_by_picture(captions: Sequence[CaptionRecord]) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """Stage 2: dialogues with the pictures that their context retrieves, and the reply loss over them."""
 
-# Axes: B dialogues, K pictures, N all training pictures, P picture tokens, W token width, D embedding width, L tokens.
+# Axes: B dialogues, K pictures shown, C candidates, N all pictures, P picture tokens, W token width, D embedding width,
+# L context tokens, T reply tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -109,8 +110,8 @@ class GenerativeBatches:
         self._contexts = [query_text(record.context) for record in dialogues]
         self._responses = [record.response for record in dialogues]
         # By context alone, as in service: a query that knew the response would choose pictures no bot could find.
-        self._rows_BK, self._cosines_BK = nearest_pictures(
-            encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_images
+        self._rows_BC, self._cosines_BC = nearest_pictures(
+            encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_candidates
         )
 
         self._is_rare_V = ~self._find_common()
@@ -129,12 +130,13 @@ class GenerativeBatches:
             [self._responses[row] for row in chosen], max_length=self._settings.max_response_tokens
         )
         context_ids, labels = self._with_swaps(context_ids, labels, rng=rng)
+        rows_BK, cosines_BK, mask_BK = self._drawn_pictures(chosen, rng=rng)
         return {
             "context_ids_BL": torch.from_numpy(context_ids),
             "context_mask_BL": torch.from_numpy(context_mask),
-            "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[self._rows_BK[chosen]]).float(),
-            "similarity_BK": torch.from_numpy(self._cosines_BK[chosen]),
-            "image_mask_BK": torch.from_numpy(self._image_mask(len(chosen), rng=rng)),
+            "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[rows_BK]).float(),
+            "similarity_BK": torch.from_numpy(cosines_BK),
+            "image_mask_BK": torch.from_numpy(mask_BK),
             "labels_BT": torch.from_numpy(labels),
         }
 
@@ -144,12 +146,20 @@ class GenerativeBatches:
         assert decoder is not None, "stage 2 trains a generator"
         return decoder.context_length
 
-    def _image_mask(self, num_dialogues: int, *, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        num_images = self._rows_BK.shape[1]
-        least = 1 if self._settings.vary_images else num_images
-        shown_B = rng.integers(least, num_images + 1, size=num_dialogues)
-        shown_B[rng.random(num_dialogues) < self._settings.image_dropout] = 0
-        return np.arange(num_images)[None, :] < shown_B[:, None]
+    def _drawn_pictures(
+        self, chosen: Rows, *, rng: np.random.Generator
+    ) -> tuple[Rows, Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """(rows [B, K], cosines [B, K], which are shown [B, K]): each dialogue's draw from its candidates."""
+        num_candidates = self._rows_BC.shape[1]
+        num_images = min(self._settings.num_images, num_candidates)
+        picks_BK = np.sort(rng.random((len(chosen), num_candidates)).argsort(axis=1)[:, :num_images], axis=1)
+        shown_B = rng.integers(1, num_images + 1, size=len(chosen))
+        shown_B[rng.random(len(chosen)) < self._settings.image_dropout] = 0
+        return (
+            np.take_along_axis(self._rows_BC[chosen], picks_BK, axis=1),
+            np.take_along_axis(self._cosines_BC[chosen], picks_BK, axis=1),
+            np.arange(num_images)[None, :] < shown_B[:, None],
+        )
 
     def _with_swaps(self, ids_BL: Rows, labels_BT: Rows, *, rng: np.random.Generator) -> tuple[Rows, Rows]:
         """Contexts and labels with a share of the contexts' rare tokens exchanged for random ones, alike in both.

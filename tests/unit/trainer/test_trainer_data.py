@@ -1,0 +1,100 @@
+"""Order, splits and pictures of a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.data.pools import PoolImage
+from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
+from sightline.models.transforms import Preprocess
+from trainer.config import FitConfig
+from trainer.data import EpochOrder, load_corpus, unique_pictures
+from trainer.pictures import load_pictures
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 25])  # 7 and 4 do not divide 10; 25 spans epochs
+def test_every_item_comes_once_an_epoch(size: int) -> None:
+    order = EpochOrder(10, 0, 1)
+    stream = np.concatenate([order.batch(step, size=size) for step in range(-(-100 // size))])
+    for epoch in range(10):
+        assert sorted(stream[10 * epoch : 10 * epoch + 10]) == list(range(10))
+
+
+def test_an_order_depends_on_seed_salt_and_epoch() -> None:
+    base = EpochOrder(50, 0, 1).batch(0, size=50)
+    for other in (EpochOrder(50, 1, 1).batch(0, size=50), EpochOrder(50, 0, 2).batch(0, size=50)):
+        assert not np.array_equal(base, other)
+    assert not np.array_equal(base, EpochOrder(50, 0, 1).batch(1, size=50))
+
+
+def test_a_picture_is_never_on_both_sides_of_a_split(tiny_fit: FitConfig) -> None:
+    corpus = load_corpus(tiny_fit.data)
+    train = {record.image_id for record in corpus.captions_train}
+    val = {record.image_id for record in corpus.captions_val}
+    assert train
+    assert val
+    assert not train & val
+    assert {image.image_id for image in corpus.pool} == val
+
+
+def test_a_context_is_never_on_both_sides_of_a_split(tiny_fit: FitConfig) -> None:
+    corpus = load_corpus(tiny_fit.data)
+    sides = [{record.context for record in side} for side in (corpus.dialogues_train, corpus.dialogues_val)]
+    assert not sides[0] & sides[1]
+
+
+def test_a_picture_with_two_captions_is_one_picture(tiny_fit: FitConfig) -> None:
+    corpus = load_corpus(tiny_fit.data)
+    images = unique_pictures(corpus.captions_train)
+    assert len(images) == len({record.image_id for record in corpus.captions_train})
+    assert 2 * len(images) == len(corpus.captions_train)
+
+
+def test_the_digest_follows_the_files(tiny_fit: FitConfig, corpus_folder: Path) -> None:
+    before = load_corpus(tiny_fit.data).digest
+    path = corpus_folder / "dialogues.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("hello", "hi"), encoding="utf-8")
+    assert load_corpus(tiny_fit.data).digest != before
+
+
+def test_a_missing_file_is_named(tiny_fit: FitConfig) -> None:
+    with pytest.raises(UsageError, match=r"absent\.jsonl does not exist; data\.root is"):
+        load_corpus(replace(tiny_fit.data, dialogues_train=Path("absent.jsonl")))
+
+
+def test_an_unknown_kind_is_refused(tiny_fit: FitConfig) -> None:
+    with pytest.raises(SettingInvalid, match=r"data\.kind: got 'zoo'"):
+        load_corpus(replace(tiny_fit.data, kind="zoo"))
+
+
+def test_an_empty_side_is_refused(tiny_fit: FitConfig) -> None:
+    with pytest.raises(UsageError, match="no record in captions_val"):
+        load_corpus(replace(tiny_fit.data, val_share=0.0))
+
+
+def test_pictures_are_what_the_services_would_see(tiny_fit: FitConfig, tmp_path: Path) -> None:
+    from sightline.data.pictures import decode_picture
+
+    preprocess = Preprocess(image_size=16)
+    images = unique_pictures(load_corpus(tiny_fit.data).captions_train)
+    pixels = load_pictures(images, preprocess=preprocess, cache=tmp_path)
+    expected = [preprocess.pixels(decode_picture(image.path.read_bytes())) for image in images]
+    assert np.array_equal(pixels, np.stack(expected))
+
+
+def test_decoded_pictures_are_kept_for_the_next_run(tiny_fit: FitConfig, tmp_path: Path) -> None:
+    images = unique_pictures(load_corpus(tiny_fit.data).captions_train)
+    for _ in range(2):
+        load_pictures(images, preprocess=Preprocess(image_size=16), cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    with pytest.raises(DataLineInvalid, match=r"broken\.png \(image_id b\)"):
+        load_pictures([PoolImage(image_id="b", path=path)], preprocess=Preprocess(image_size=16), cache=tmp_path / "c")

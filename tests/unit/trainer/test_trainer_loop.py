@@ -1,0 +1,140 @@
+"""The training loop on a corpus of a few squares: repeatable, resumable, and closed to other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sightline.errors import DataCorrupt, SettingInvalid
+from trainer.config import FitConfig
+from trainer.journal import losses, read_journal
+from trainer.loop import run_folder, train
+from trainer.reporting import LocalReporter
+
+pytestmark = pytest.mark.slow
+
+
+class KilledAfter(LocalReporter):
+    """A worker that dies right after it kept its n-th checkpoint."""
+
+    def __init__(self, run: Path, *, checkpoints: int) -> None:
+        super().__init__(run, keep=2)
+        self._left = checkpoints
+
+    def save(self, write: Callable[[Path], None], *, stage: str, step: int, loss: float) -> None:
+        super().save(write, stage=stage, step=step, loss=loss)
+        self._left -= 1
+        if self._left == 0:
+            raise InterruptedError
+
+
+def _run(config: FitConfig, *, name: str) -> FitConfig:
+    named = replace(config, run=replace(config.run, name=name))
+    train(named, reporter=LocalReporter(run_folder(named), keep=2))
+    return named
+
+
+def _weights(config: FitConfig) -> dict[str, torch.Tensor]:
+    newest = LocalReporter(run_folder(config), keep=2).restore()
+    assert newest is not None
+    return load_file(newest / "model.safetensors")
+
+
+def _same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_seed_gives_the_same_losses_twice(tiny_fit: FitConfig) -> None:
+    first, second = _run(tiny_fit, name="first"), _run(tiny_fit, name="second")
+    assert losses(run_folder(first)) == losses(run_folder(second))
+    assert len(losses(run_folder(first))) == 10
+
+
+def test_another_seed_gives_other_losses(tiny_fit: FitConfig) -> None:
+    first, second = _run(tiny_fit, name="first"), _run(replace(tiny_fit, seed=1), name="second")
+    assert losses(run_folder(first)) != losses(run_folder(second))
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2, 3, 5])  # inside stage 1, its last, its end, inside stage 2
+def test_a_resumed_run_ends_as_an_unbroken_one(tiny_fit: FitConfig, checkpoints: int) -> None:
+    unbroken = _run(tiny_fit, name="unbroken")
+    broken = replace(tiny_fit, run=replace(tiny_fit.run, name="broken"))
+    with pytest.raises(InterruptedError):
+        train(broken, reporter=KilledAfter(run_folder(broken), checkpoints=checkpoints))
+    train(broken, reporter=LocalReporter(run_folder(broken), keep=2))
+    assert losses(run_folder(broken)) == losses(run_folder(unbroken))
+    assert _same(_weights(broken), _weights(unbroken))
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="done")
+    before = losses(run_folder(config))
+    _run(tiny_fit, name="done")
+    assert losses(run_folder(config)) == before
+    assert [row["event"] for row in read_journal(run_folder(config))].count("start") == 2
+
+
+def test_a_run_of_other_settings_is_not_resumed(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="mine")
+    with pytest.raises(SettingInvalid, match="was made with other settings"):
+        _run(replace(config, seed=3), name="mine")
+
+
+def test_a_checkpoint_without_its_state_is_refused(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="torn")
+    newest = LocalReporter(run_folder(config), keep=2).restore()
+    assert newest is not None
+    (newest / "state.json").unlink()
+    with pytest.raises(DataCorrupt, match=r"state\.json is unreadable"):
+        _run(tiny_fit, name="torn")
+
+
+def test_stage_two_leaves_the_towers_as_stage_one_left_them(tiny_fit: FitConfig) -> None:
+    short = _run(replace(tiny_fit, stage2=replace(tiny_fit.stage2, steps=1)), name="short")
+    long = _run(replace(tiny_fit, stage2=replace(tiny_fit.stage2, steps=5)), name="long")
+    first, second = _weights(short), _weights(long)
+    towers = [name for name in first if name.startswith("tower.")]
+    assert towers
+    assert all(torch.equal(first[name], second[name]) for name in towers)
+    assert not torch.equal(first["generator.fusion.v2t.weight"], second["generator.fusion.v2t.weight"])
+
+
+@pytest.mark.parametrize(("is_trained", "changes"), [(False, False), (True, True)])
+def test_stage_one_trains_the_text_encoder_in_the_negative_control_only(
+    tiny_fit: FitConfig, is_trained: bool, changes: bool
+) -> None:
+    stage1 = replace(tiny_fit.stage1, train_text_encoder=is_trained)
+    texts = [
+        _weights(
+            _run(
+                replace(tiny_fit, stage1=replace(stage1, steps=steps), stage2=replace(tiny_fit.stage2, steps=0)),
+                name=f"{steps}",
+            )
+        )
+        for steps in (1, 5)
+    ]
+    name = next(name for name in texts[0] if "encoder.layers.0.fc1.weight" in name and "decoder" not in name)
+    assert (not torch.equal(texts[0][name], texts[1][name])) is changes
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(tiny_fit: FitConfig) -> None:
+    reporter = LocalReporter(run_folder(tiny_fit), keep=2)
+    reporter.world_size = 3
+    with pytest.raises(SettingInvalid, match=r"stage1.batch_size: got 4, must be a multiple of the 3 workers"):
+        train(tiny_fit, reporter=reporter)
+
+
+def test_checkpoints_hold_no_pickle(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="files")
+    suffixes = {path.suffix for path in run_folder(config).rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ".jsonl"}
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="kept")
+    assert len(list((run_folder(config) / "checkpoints").iterdir())) == 2

@@ -1,0 +1,192 @@
+"""Batches of both stages, and the arithmetic of a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sightline.data.captions import CaptionRecord
+from sightline.data.dialogues import DialogueRecord
+from sightline.data.pools import PoolImage
+from trainer.architecture import Built, build
+from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
+from trainer.data import Corpus, load_corpus, unique_pictures
+from trainer.evaluate import spread
+from trainer.pictures import Pixels, load_pictures
+from trainer.stages.contrastive import ContrastiveBatches, augment, small_talk
+from trainer.stages.generative import EncodedPictures, GenerativeBatches, encode_pictures, nearest_pictures
+from trainer.step import build_optimizer, learning_rate_at, step_seed
+
+
+@pytest.fixture
+def corpus(tiny_fit: FitConfig) -> Corpus:
+    """The squares and their dialogues."""
+    return load_corpus(tiny_fit.data)
+
+
+@pytest.fixture
+def built(tiny_fit: FitConfig, corpus: Corpus) -> Built:
+    """An untrained model of the squares."""
+    return build(tiny_fit, texts=corpus.texts())
+
+
+@pytest.fixture
+def pixels(built: Built, corpus: Corpus, tiny_fit: FitConfig) -> Pixels:
+    """The training pictures."""
+    images: list[PoolImage] = unique_pictures(corpus.captions_train)
+    return load_pictures(images, preprocess=built.model.tower.preprocess, cache=tiny_fit.run.root / "cache")
+
+
+def _contrastive(
+    built: Built, corpus: Corpus, pixels: Pixels, *, rank: int = 0, world_size: int = 1
+) -> ContrastiveBatches:
+    return ContrastiveBatches(
+        built,
+        captions=corpus.captions_train,
+        dialogues=corpus.dialogues_train,
+        pixels_NCHW=pixels,
+        settings=ContrastiveSettings(batch_size=6),
+        seed=0,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _generative(built: Built, corpus: Corpus, pixels: Pixels, **settings: Any) -> GenerativeBatches:
+    return GenerativeBatches(
+        built,
+        dialogues=corpus.dialogues_train,
+        pictures=encode_pictures(built.model, pixels),
+        settings=GenerativeSettings(batch_size=64, **settings),
+        seed=0,
+        rank=0,
+        world_size=1,
+    )
+
+
+def test_workers_share_a_batch_between_them(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    whole = _contrastive(built, corpus, pixels).batch(3)["pair_ids_B"].tolist()
+    parts = [_contrastive(built, corpus, pixels, rank=rank, world_size=2).batch(3)["pair_ids_B"] for rank in (0, 1)]
+    assert sorted(torch.cat(parts).tolist()) == sorted(whole)
+
+
+def test_a_batch_is_a_function_of_its_step(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batches = _contrastive(built, corpus, pixels)
+    first, again, other = batches.batch(2), batches.batch(2), batches.batch(3)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["pixels_BCHW"], other["pixels_BCHW"])
+
+
+def test_augmentation_without_reach_or_mirrors_changes_nothing() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(3, 3, 8, 8), dtype=np.uint8)
+    settings = ContrastiveSettings(shift_pixels=0, flip_share=0.0)
+    assert np.array_equal(augment(pixels, settings=settings, rng=np.random.default_rng(0)), pixels)
+
+
+def test_a_mirrored_picture_is_mirrored() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(3, 3, 8, 8), dtype=np.uint8)
+    settings = ContrastiveSettings(shift_pixels=0, flip_share=1.0)
+    assert np.array_equal(augment(pixels, settings=settings, rng=np.random.default_rng(0)), pixels[..., ::-1])
+
+
+def test_small_talk_names_nothing_that_tells_pictures_apart() -> None:
+    captions = [
+        CaptionRecord(image_id=str(n), path=Path(f"{n}.png"), caption=f"a picture of thing{n}") for n in range(40)
+    ]
+    dialogues = [
+        DialogueRecord(id="1", context=("nice weather", "where is thing7"), response="x"),
+        DialogueRecord(id="2", context=("nice weather", "a picture, please"), response="x"),
+    ]
+    assert small_talk(dialogues, captions=captions) == ["nice weather", "a picture, please"]
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_nearest_pictures_equal_a_full_sort(k: int) -> None:
+    rng = np.random.default_rng(0)
+    queries, pictures = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(20, 4)).astype(np.float32)
+    rows, cosines = nearest_pictures(queries, pictures_ND=pictures, k=k)
+    expected = np.argsort(-(queries @ pictures.T), axis=1)[:, :k]
+    assert np.array_equal(rows, expected)
+    assert np.allclose(cosines, np.take_along_axis(queries @ pictures.T, expected, axis=1))
+
+
+def test_without_swaps_the_words_are_the_dialogues_own(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batch = _generative(built, corpus, pixels, swap_share=0.0).batch(0)
+    texts = {built.dialogue_tokenizer.decode([i for i in row if i >= 0]) for row in batch["labels_BT"].tolist()}
+    assert texts <= {record.response for record in corpus.dialogues_train}
+
+
+def test_swaps_exchange_the_same_token_in_context_and_response() -> None:
+    batches = GenerativeBatches.__new__(GenerativeBatches)
+    batches._settings = GenerativeSettings(swap_share=1.0)
+    batches._is_rare_V = np.array([False] * 5 + [True] * 5)
+    batches._swap_ids = np.arange(5, 10)
+    ids, labels = np.array([[1, 6, 2, 7, 6]]), np.array([[6, 3, -100, 8]])
+    swapped_ids, swapped_labels = batches._with_swaps(ids, labels, rng=np.random.default_rng(1))
+    assert swapped_ids[0, 1] == swapped_ids[0, 4] == swapped_labels[0, 0]
+    assert swapped_ids[0, [0, 2]].tolist() == [1, 2]
+    assert swapped_labels[0, 1:].tolist() == [3, -100, 8]  # 8 is rare too, but no context has it: an answer stays
+
+
+def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batch = _generative(built, corpus, pixels, image_dropout=1.0).batch(0)
+    assert not batch["image_mask_BK"].any()
+
+
+def test_shown_pictures_vary_from_none_to_all(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batch = _generative(built, corpus, pixels, image_dropout=0.2, num_images=3).batch(0)
+    assert set(batch["image_mask_BK"].sum(dim=1).tolist()) == {0, 1, 2, 3}
+
+
+def test_shown_pictures_are_candidates_with_their_own_similarity(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batches = _generative(built, corpus, pixels, num_candidates=4)
+    batch = batches.batch(0)
+    assert batch["similarity_BK"].shape == (64, 3)
+    assert (batch["similarity_BK"].diff(dim=1) <= 0).all()
+
+
+def test_stage_two_reads_the_tokens_that_an_index_would_store(built: Built, pixels: Pixels) -> None:
+    pictures: EncodedPictures = encode_pictures(built.model, pixels)
+    assert pictures.tokens_NPW.dtype == np.float16
+    assert np.allclose(np.linalg.norm(pictures.vectors_ND, axis=1), 1.0, atol=1e-5)
+
+
+def test_the_rate_rises_to_its_peak_and_ends_at_zero() -> None:
+    settings = ContrastiveSettings(steps=100, learning_rate=1.0, warmup_share=0.1)
+    rates = [learning_rate_at(step, settings=settings) for step in range(101)]
+    assert rates[0] > 0
+    assert max(rates) == rates[10] == 1.0
+    assert rates[100] == pytest.approx(0.0)
+
+
+def test_no_two_steps_stages_or_workers_share_randomness() -> None:
+    seeds = {
+        step_seed(seed, stage=stage, step=step, rank=rank)
+        for seed in range(3)
+        for stage in ("a", "b")
+        for step in range(20)
+        for rank in range(3)
+    }
+    assert len(seeds) == 3 * 2 * 20 * 3
+
+
+def test_gains_biases_and_the_temperature_are_not_decayed(built: Built) -> None:
+    optimizer = build_optimizer(built.model, settings=ContrastiveSettings(weight_decay=0.3))
+    plain = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.0 for p in group["params"]}
+    assert id(built.model.tower.model.logit_scale) in plain
+    assert all(id(p) in plain for p in built.model.parameters() if p.ndim < 2)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (3, [0, 2, 4]), (1, [0])])
+def test_a_limit_takes_items_from_all_over(limit: int, expected: list[int]) -> None:
+    assert spread(range(5), limit=limit) == expected
+
+
+def test_the_text_only_control_never_shows_a_picture() -> None:
+    from trainer.recipes import TOYTOWN_TEXT_ONLY
+
+    assert TOYTOWN_TEXT_ONLY.stage2.image_dropout == 1.0
