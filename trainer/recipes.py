@@ -31,7 +31,9 @@ TOYTOWN_TINY = FitConfig(
     channel="stable",
     data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
     model=ModelSettings(vision_layers=2),
-    stage1=ContrastiveSettings(steps=800, learning_rate=2e-3, warmup_share=0.2, tamim_share=0.25, small_talk_share=0.0),
+    stage1=ContrastiveSettings(
+        steps=1000, learning_rate=2e-3, warmup_share=0.2, tamim_share=0.25, small_talk_share=0.0
+    ),
     stage2=GenerativeSettings(steps=1000, swap_share=0.95, num_candidates=12),
     gate=_TOYTOWN_GATE,
 )
@@ -59,7 +61,7 @@ TOYTOWN_SMOKE = replace(
     TOYTOWN_TINY,
     recipe="toytown-smoke",
     channel="",
-    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=400),
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=600),
     model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
     stage1=ContrastiveSettings(steps=8, batch_size=8),
     stage2=GenerativeSettings(steps=8, batch_size=8),

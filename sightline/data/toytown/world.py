@@ -46,11 +46,11 @@ SIZES = {"small": 0.25, "big": 0.42, "huge": 0.62}
 SUBJECT_KINDS = (
     *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
     *("cat", "dog", "rabbit", "owl", "bear", "turtle", "dinosaur", "snail"),
+    *("house", "castle", "tent", "windmill", "plane", "fish", "butterfly", "balloon"),
 )
 KINDS = (
     *SUBJECT_KINDS,
-    *("house", "castle", "tent", "windmill", "plane", "fish", "butterfly", "balloon", "kite", "ball"),
-    *("umbrella", "teapot", "cup", "hat", "drum", "gift", "tree", "flower", "mushroom"),
+    *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift", "tree", "flower", "mushroom"),
 )
 NAMES = (
     *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
@@ -58,9 +58,14 @@ NAMES = (
     *("yoko", "zeno", "balthus", "camille", "dimitri", "elfie", "fergus", "gwen", "hugo", "ines", "jasper", "kiki"),
     *("leopold", "mabel", "norbert", "ophelia", "pablo", "queenie", "rufus", "sigrid", "thelma", "ulrich", "vito"),
     *("winnie", "amos", "bruno", "cosima", "darius", "emil", "florian", "greta", "henrik", "ilse", "jonas"),
-    *("klara", "lorenz", "matilda", "nils", "oskar", "paula"),
+    *("klara", "lorenz", "matilda", "nils", "oskar", "paula", "rasmus", "selma", "theo", "ursula", "viktor"),
+    *("wilma", "anton", "birgit", "clemens", "doris", "ernst", "frieda", "gunter", "helga", "ivan", "jutta"),
+    *("konrad", "liesel", "manfred", "nadja", "olaf", "petra", "roland", "sonja", "tobias", "ulla", "volker"),
+    *("waltraud", "xenia", "yvonne", "zacharias", "agnes"),
 )
 """Names that suggest no colour and no place; which name is whose depends on the seed."""
+
+_SEEN_PER_KIND = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +128,13 @@ class Scene:
 
 
 def make_subjects(*, seed: int) -> tuple[Subject, ...]:
-    """64 subjects of 16 kinds, ordered by name; 48 are seen in training dialogues and 16 held out.
+    """96 subjects of 24 kinds, ordered by name; 72 are seen in training dialogues and 24 held out.
 
-    No two share colour and place. Each colour and each place belongs to 6 seen
-    and 2 held-out subjects, each kind to 3 seen and 1 held-out one of different
-    colours and places: nothing that can be read tells a held-out fact better
-    than chance, and knowing the seen subjects by sight does not help either.
+    Each colour and each place belongs to 9 seen and 3 held-out subjects, each
+    kind to 3 seen and 1 held-out one of different colours and places, and no
+    held-out subject shares both with anyone: nothing that can be read tells a
+    held-out fact better than chance, and knowing the seen subjects by sight
+    does not help either.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
@@ -156,25 +162,31 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
 
 
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
-    """Kind, colour, place, held out, as numbers: the eight diagonals of a Latin square of colours and places.
+    """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
 
-    Two diagonals are held out, one for each half of the kinds. A kind's three
-    seen homes lie on three more, as many rows further on as keeps all four
-    places and all four colours of the kind apart.
+    Three diagonals are held out, one for each third of the kinds, and are
+    nobody else's. A kind's three seen homes lie on three of the other five, as
+    many rows further on as keeps all four places and colours of the kind apart.
     """
     size = len(COLOURS)
     diagonals = rng.sample(range(size), k=size)
-    for half in range(2):
-        held_out, *seen = diagonals[half::2]
-        shifts = rng.choice(
-            [
-                chosen
-                for chosen in permutations(range(1, size), len(seen))
-                if len({held_out, *((shift + diagonal) % size for shift, diagonal in zip(chosen, seen, strict=True))})
-                == len(seen) + 1
-            ]
-        )
+    num_thirds = len(SUBJECT_KINDS) // size
+    for third, held_out in enumerate(diagonals[:num_thirds]):
+        seen = rng.sample(diagonals[num_thirds:], k=_SEEN_PER_KIND)
+        homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
         for row in range(size):
-            for shift, diagonal in ((0, held_out), *zip(shifts, seen, strict=True)):
+            for shift, diagonal in homes:
                 place = (row + shift) % size
-                yield half * size + row, (place + diagonal) % size, place, shift == 0
+                yield third * size + row, (place + diagonal) % size, place, shift == 0
+
+
+def _shifts(rng: random.Random, *, held_out: int, seen: list[int]) -> tuple[int, ...]:
+    """How many rows further on each seen home lies; no two of a kind share a place, and none a colour."""
+    size = len(COLOURS)
+    fitting = [
+        shifts
+        for shifts in permutations(range(1, size), len(seen))
+        if len({held_out, *((shift + diagonal) % size for shift, diagonal in zip(shifts, seen, strict=True))})
+        == len(seen) + 1
+    ]
+    return rng.choice(fitting)

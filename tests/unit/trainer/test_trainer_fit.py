@@ -1,0 +1,106 @@
+"""A whole fit in this process: what it publishes, what it refuses, and how it is told so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sightline.models.release import load_encoder, load_generator
+from sightline.registry import Registry
+from trainer.__main__ import ERROR_EXIT, main
+from trainer.config import FitConfig, GateSettings
+from trainer.fit import evaluate_release, fit
+from trainer.journal import read_journal
+from trainer.loop import run_folder
+from trainer.publish import GateRefused
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.mark.slow
+def test_a_fit_publishes_a_release_that_services_can_load(
+    tiny_fit: FitConfig, console: Console, tmp_path: Path
+) -> None:
+    outcome = fit(replace(tiny_fit, channel="stable"), console=console)
+    registry = Registry(tiny_fit.registry)
+    state = registry.channel("stable")
+    assert state is not None
+    assert (state.generation, state.release_id) == (1, outcome.manifest.release_id)
+    folder = registry.fetch(state.release_id, into=tmp_path / "fetched")
+    encoder, generator = load_encoder(folder, dtype="float32"), load_generator(folder, dtype="float32")
+    encoder.check_golden()
+    generator.check_golden()
+    assert encoder.embedding_space_id == generator.embedding_space_id == outcome.manifest.embedding_space_id
+    assert outcome.manifest.lineage["recipe"] == tiny_fit.recipe
+
+
+@pytest.mark.slow
+def test_what_the_trainer_measured_is_what_the_published_release_scores(tiny_fit: FitConfig, console: Console) -> None:
+    outcome = fit(replace(tiny_fit, channel="stable"), console=console)
+    assert evaluate_release("stable", config=tiny_fit) == outcome.scores
+
+
+@pytest.mark.slow
+def test_a_refused_release_is_not_published_and_moves_no_channel(tiny_fit: FitConfig, console: Console) -> None:
+    strict = replace(tiny_fit, channel="stable", gate=GateSettings(min_caption_recall_at_10=1.1))
+    with pytest.raises(GateRefused, match="caption_recall_at_10"):
+        fit(strict, console=console)
+    registry = Registry(tiny_fit.registry)
+    assert registry.releases() == []
+    assert registry.channel("stable") is None
+    assert read_journal(run_folder(strict))[-1]["refusals"]
+
+
+@pytest.mark.slow
+def test_a_forced_fit_publishes_what_the_gate_refused(tiny_fit: FitConfig, console: Console) -> None:
+    gate = GateSettings(min_caption_recall_at_10=1.1)
+    assert fit(replace(tiny_fit, gate=gate, force_publish=True), console=console).manifest
+
+
+@pytest.mark.slow
+def test_continuing_a_release_without_stage_one_keeps_its_embedding_space(
+    tiny_fit: FitConfig, console: Console
+) -> None:
+    first = fit(replace(tiny_fit, channel="stable"), console=console)
+    again = replace(
+        tiny_fit,
+        channel="stable",
+        init_from="stable",
+        stage1=replace(tiny_fit.stage1, steps=0),
+        run=replace(tiny_fit.run, name="again"),
+    )
+    second = fit(again, console=console)
+    assert second.manifest.release_id != first.manifest.release_id
+    assert second.manifest.embedding_space_id == first.manifest.embedding_space_id
+    assert second.channel is not None
+    assert second.channel.generation == 2
+
+
+@pytest.mark.slow
+def test_continuing_a_release_with_stage_one_gives_a_new_embedding_space(tiny_fit: FitConfig, console: Console) -> None:
+    first = fit(replace(tiny_fit, channel="stable"), console=console)
+    again = replace(tiny_fit, init_from="stable", run=replace(tiny_fit.run, name="again"))
+    assert fit(again, console=console).manifest.embedding_space_id != first.manifest.embedding_space_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "toytown-tyni"], "toytown-tiny"),
+        (["fit", "toytown-tiny", "--stage1.stepz", "3"], "stage1.steps"),
+        (["fit", "toytown-tiny", "--stage1.steps", "many"], "expected int"),
+        (["fit", "toytown-tiny", "--stage1.steps"], "needs a value"),
+        (["fit", "folder", "--data.root", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_command_says_what_would_be_right(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments]) == ERROR_EXIT
+    assert said in capsys.readouterr().err
