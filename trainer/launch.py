@@ -87,7 +87,7 @@ def _ray_session(config: FitConfig) -> Iterator[None]:
         return
     _quieten()
     if environment("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         num_cpus = max(os.cpu_count() or 1, config.run.num_workers)
         ray.init(
@@ -95,7 +95,7 @@ def _ray_session(config: FitConfig) -> Iterator[None]:
             num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     try:
         yield
@@ -104,6 +104,12 @@ def _ray_session(config: FitConfig) -> Iterator[None]:
 
 
 def _quieten() -> None:
-    for name, value in (("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"), ("RAY_TRAIN_METRICS_ENABLED", "0")):
+    quiet = {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        # A report waits for the controller's next look; at the default of 2 s a short run would mostly wait.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    }
+    for name, value in quiet.items():
         if not environment(name):
             set_environment(name, value)
