@@ -6,17 +6,18 @@ import asyncio
 import dataclasses
 import sys
 
-from encoder_svc.servicer import build_servicer
-from encoder_svc.settings import EncoderSettings
+from encoder_svc.settings import THREAD_ENVIRONMENT, EncoderSettings
 from sightline.errors import UsageError
 from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.host_settings import read_host_settings
 from sightline.rpc.telemetry import LogSettings, configure_logging
-from sightline.settings import read_settings
+from sightline.settings import environment, read_settings, set_environment
 
 
 async def serve(settings: EncoderSettings) -> None:
     """Serve until a signal comes, then drain."""
+    from encoder_svc.servicer import build_servicer  # only now, since OpenMP reads its environment when torch loads
+
     binding = ServiceBinding(service="EncoderService", servicer=build_servicer(settings))
     host = AioHost([binding], dataclasses.replace(read_host_settings(), port=settings.port))
     await host.start()
@@ -25,6 +26,8 @@ async def serve(settings: EncoderSettings) -> None:
 
 def main() -> int:
     """Exit code: 0 after a drained stop, 2 if a setting is wrong."""
+    for name, value in THREAD_ENVIRONMENT.items():
+        set_environment(name, environment(name, default=value))
     try:
         configure_logging(read_settings(LogSettings, section="log"))
         asyncio.run(serve(read_settings(EncoderSettings, section="encoder")))

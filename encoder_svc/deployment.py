@@ -8,7 +8,7 @@ from ray import serve
 from ray.serve import Application
 
 from encoder_svc.servicer import build_servicer
-from encoder_svc.settings import EncoderSettings
+from encoder_svc.settings import THREAD_ENVIRONMENT, EncoderSettings
 from sightline.rpc.serve_host import deployment_class
 from sightline.settings import read_settings
 
@@ -23,7 +23,11 @@ def build_app(settings: EncoderSettings) -> Application:
         # A bounded queue of its own in every proxy, so that a full encoder refuses instead of hoarding pictures.
         max_queued_requests=settings.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.shutdown_s,
-        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        ray_actor_options={
+            "num_cpus": settings.num_cpus,
+            "num_gpus": settings.num_gpus,
+            "runtime_env": {"env_vars": THREAD_ENVIRONMENT},
+        },
     )
     return deployment.bind()
 
