@@ -11,6 +11,7 @@ import json
 import time
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -36,7 +37,7 @@ async def run_load(
     latencies: list[float] = []
     feed = cycle(requests)
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(f"/sightline.v1.EncoderService/{_METHODS[kind]}")
+        call: Any = channel.unary_unary(f"/sightline.v1.EncoderService/{_METHODS[kind]}")
         began = time.perf_counter() + warm_up_s
         ends = began + seconds
 
