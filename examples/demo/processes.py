@@ -47,7 +47,7 @@ async def run_step(arguments: Sequence[str], *, log: Path | None = None) -> None
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a child that must not join a Ray cluster which happens to run on this machine."""
-    return {**os.environ, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", **extra}
+    return {**os.environ, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "passive", **extra}
 
 
 def free_port() -> int:

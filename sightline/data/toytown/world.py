@@ -131,10 +131,9 @@ def make_subjects(*, seed: int) -> tuple[Subject, ...]:
     """96 subjects of 24 kinds, ordered by name; 72 are seen in training dialogues and 24 held out.
 
     Each colour and each place belongs to 9 seen and 3 held-out subjects, each
-    kind to 3 seen and 1 held-out one of different colours and places, and no
-    held-out subject shares both with anyone: nothing that can be read tells a
-    held-out fact better than chance, and knowing the seen subjects by sight
-    does not help either.
+    kind to 3 seen and 1 held-out one of different colours and places: nothing
+    that can be read tells a held-out fact better than chance, and knowing the
+    kind by sight does not help either. Every colour is met at every place.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
@@ -164,15 +163,17 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
     """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
 
-    Three diagonals are held out, one for each third of the kinds, and are
-    nobody else's. A kind's three seen homes lie on three of the other five, as
-    many rows further on as keeps all four places and colours of the kind apart.
+    The seen homes of the three thirds of the kinds lie on all eight diagonals,
+    so every colour is met at every place. A third's held-out homes lie on a
+    diagonal of the next third. A kind's homes are as many rows apart as keeps
+    its four places and its four colours different.
     """
     size = len(COLOURS)
     diagonals = rng.sample(range(size), k=size)
-    num_thirds = len(SUBJECT_KINDS) // size
-    for third, held_out in enumerate(diagonals[:num_thirds]):
-        seen = rng.sample(diagonals[num_thirds:], k=_SEEN_PER_KIND)
+    for third in range(len(SUBJECT_KINDS) // size):
+        held_out, *seen = (
+            diagonals[(_SEEN_PER_KIND * third + step) % size] for step in (_SEEN_PER_KIND, *range(_SEEN_PER_KIND))
+        )
         homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
         for row in range(size):
             for shift, diagonal in homes:
