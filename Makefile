@@ -42,7 +42,7 @@ types: $(STAMP) ## Check types with mypy, strictly.
 
 .PHONY: check
 check: lint types ## Lint, types and the fast tests.
-	@$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e and not gpu"
 
 PYTEST := $(BIN)/python -m pytest -q -o console_output_style=count
 REGISTRY ?= var/registry

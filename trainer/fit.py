@@ -125,7 +125,7 @@ def _published(
     reasons = refusals(scores, settings=config.gate, champion=champion.metrics if champion else None)
     journal.write("gate", scores=scores, refusals=reasons)
     if reasons and not config.force_publish:
-        raise GateRefused(reasons)
+        raise GateRefused(f"the gate refused the release: {'; '.join(reasons)}")
     manifest = publish(built, config=config, registry=registry, scores=scores, data_digest=corpus.digest)
     state = promote(manifest, config=config, registry=registry, generation=generation) if config.channel else None
     journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)

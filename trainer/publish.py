@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sightline
-from sightline.errors import SightlineError
+from sightline.errors import UsageError
 from sightline.models.release import save_release
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.architecture import Built
@@ -18,15 +18,8 @@ from trainer.config import FitConfig, to_json
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class GateRefused(SightlineError):
-    """The scores do not allow publishing; nothing was published. `reasons` says why, a sentence each."""
-
-    code = "FAILED_PRECONDITION"
-    reason = "CAPABILITY_MISSING"
-
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("the gate refused the release: " + "; ".join(reasons))
-        self.reasons = reasons
+class GateRefused(UsageError):
+    """The scores do not allow publishing; nothing was published. The message says why."""
 
 
 def champion_of(registry: Registry, *, channel: str) -> tuple[int, Manifest | None]:

@@ -35,7 +35,7 @@ TOYTOWN_TINY = FitConfig(
     stage1=ContrastiveSettings(
         steps=1000, learning_rate=2e-3, warmup_share=0.2, tamim_share=0.25, small_talk_share=0.0
     ),
-    stage2=GenerativeSettings(steps=1000, swap_share=0.95, num_candidates=12),
+    stage2=GenerativeSettings(steps=1000),
     gate=_TOYTOWN_GATE,
 )
 """Both stages on the generated world, in minutes on two cores."""

@@ -133,7 +133,7 @@ def make_subjects(*, seed: int) -> tuple[Subject, ...]:
     Each colour and each place belongs to 9 seen and 3 held-out subjects, each
     kind to 3 seen and 1 held-out one of different colours and places: nothing
     that can be read tells a held-out fact better than chance, and knowing the
-    kind by sight does not help either. Every colour is met at every place.
+    kind by sight does not help either.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
@@ -163,17 +163,14 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
     """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
 
-    The seen homes of the three thirds of the kinds lie on all eight diagonals,
-    so every colour is met at every place. A third's held-out homes lie on a
-    diagonal of the next third. A kind's homes are as many rows apart as keeps
-    its four places and its four colours different.
+    Each third of the kinds has four diagonals, the first for its held-out
+    homes; no two held-out diagonals are the same. A kind's homes are as many
+    rows apart as keeps its four places and its four colours different.
     """
-    size = len(COLOURS)
-    diagonals = rng.sample(range(size), k=size)
-    for third in range(len(SUBJECT_KINDS) // size):
-        held_out, *seen = (
-            diagonals[(_SEEN_PER_KIND * third + step) % size] for step in (_SEEN_PER_KIND, *range(_SEEN_PER_KIND))
-        )
+    size, num_thirds = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
+    diagonals = [*rng.sample(range(size), k=size), *rng.sample(range(size), k=size)]
+    for third in range(num_thirds):
+        held_out, *seen = diagonals[third::num_thirds][: 1 + _SEEN_PER_KIND]
         homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
         for row in range(size):
             for shift, diagonal in homes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import subprocess
@@ -51,34 +52,30 @@ def test_a_dead_bucket_is_named(bucket: Registry, faulty_bucket: Any, publish: P
         bucket.releases()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow past 64 bytes: writes fail in their middle, as on a full disk."""
+    """No file may grow past 64 bytes inside the block: writes fail in their middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_fails_in_its_middle_leaves_nothing(
-    tmp_path: Path, publish: Publish, request: pytest.FixtureRequest
-) -> None:
+def test_a_write_that_fails_in_its_middle_leaves_nothing(tmp_path: Path, publish: Publish) -> None:
     publish(Registry("memory://elsewhere"))  # makes the folder
     registry = Registry(str(tmp_path / "registry"))
-    request.getfixturevalue("small_files")
-    with pytest.raises(DependencyUnavailable, match=r"publishing sha256-.*File too large"):
+    with small_files(), pytest.raises(DependencyUnavailable, match=r"publishing sha256-.*File too large"):
         publish_made(registry, tmp_path)
     assert registry.releases() == []
     assert list((tmp_path / "registry" / "releases").iterdir()) == []
 
 
-def test_a_download_that_fails_in_its_middle_leaves_nothing(
-    tmp_path: Path, publish: Publish, request: pytest.FixtureRequest
-) -> None:
+def test_a_download_that_fails_in_its_middle_leaves_nothing(tmp_path: Path, publish: Publish) -> None:
     registry = Registry(str(tmp_path / "registry"))
     manifest = publish(registry)
-    request.getfixturevalue("small_files")
-    with pytest.raises(DependencyUnavailable, match=r"fetching sha256-.*File too large"):
+    with small_files(), pytest.raises(DependencyUnavailable, match=r"fetching sha256-.*File too large"):
         registry.fetch(manifest.release_id, into=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
