@@ -49,7 +49,7 @@ def test_our_readers_read_every_file(town: Path) -> None:
     pool_ids = {image.image_id for image in pool}
     for name in ("questions.jsonl", "questions_seen.jsonl"):
         questions = read_questions(town / name)
-        assert len(questions) >= 240
+        assert len(questions) >= 192
         assert all(set(question.relevant_image_ids) <= pool_ids for question in questions)
 
 

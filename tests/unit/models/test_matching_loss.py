@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from sightline.models.tim import gather_with_gradient, matching_loss
@@ -84,7 +84,9 @@ def leaves() -> tuple[Any, Any, Any, Tensor]:
 def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    mp.start_processes(_loss_of_rank, args=(os.fspath(tmp_path),), nprocs=2, start_method="fork")
+    # Processes of their own: a fork of a test run that has started gRPC's threads may never return.
+    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
     got = load_file(tmp_path / "result.safetensors")
     text, image, scale, ids = leaves()
     loss = matching_loss(text, image, pair_ids_B=ids, logit_scale=scale)
@@ -92,3 +94,7 @@ def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) ->
     expected = {"loss": loss.detach(), "text": text.grad, "image": image.grad, "scale": scale.grad}
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-12, rtol=1e-9, msg=name)
+
+
+if __name__ == "__main__":
+    _loss_of_rank(int(sys.argv[1]), sys.argv[2])
