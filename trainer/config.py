@@ -43,7 +43,7 @@ class DataSettings:
     """Share of pictures and of dialogues held out where no held-out file is named."""
     skip_bad: bool = False
     """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
-    scenes: int = 5000
+    scenes: int = 4500
     """Toytown: scenes to draw."""
     seed: int = 0
     """Toytown: seed of the world; the run's own seed is apart, so that runs share one world."""

@@ -62,7 +62,7 @@ TOYTOWN_SMOKE = replace(
     TOYTOWN_TINY,
     recipe="toytown-smoke",
     channel="",
-    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=800),
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=600),
     model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
     stage1=ContrastiveSettings(steps=8, batch_size=8),
     stage2=GenerativeSettings(steps=8, batch_size=8),

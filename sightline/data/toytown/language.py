@@ -87,7 +87,7 @@ def caption_of(scene: Scene, *, rng: random.Random) -> str:
 def _named_caption(scene: Scene, *, rng: random.Random) -> str:
     subject = next(group for group in scene.groups if group.name)
     name = str(subject.name)
-    who = rng.choice((name, f"{name} the {subject.kind}"))
+    who = rng.choice((name, name, name, f"{name} the {subject.kind}"))
     others = [_things(group, rng=rng, with_colour=False) for group in scene.groups if group is not subject]
     if others and rng.random() < 0.7:
         who = rng.choice((f"{who} and {others[0]}", f"{who} with {others[0]}", f"{who} next to {others[0]}"))

@@ -16,9 +16,9 @@ from sightline.data.toytown.plan import Plan, PlannedScene
 from sightline.data.toytown.talk import FACTS, Exchange, fact_reply, question_context, small_talk
 from sightline.data.toytown.world import COLOURS, PLACES, Subject
 
-QUESTIONS_PER_FACT = 4
-"""Held-out questions about each fact of each held-out subject: 32 x 2 x 4 = 256."""
-SEEN_QUESTIONS_PER_FACT = 1
+QUESTIONS_PER_FACT = 5
+"""Held-out questions about each fact of each held-out subject: 24 x 2 x 5 = 240."""
+SEEN_QUESTIONS_PER_FACT = 2
 SMALL_TALK_SHARE = 0.15
 """Share of dialogues that are about nobody."""
 

@@ -119,7 +119,8 @@ def fact_reply(subject: Subject, *, fact: str, rng: random.Random) -> str:
 
 
 def _direct(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:
-    return (rng.choice(_QUESTIONS[fact]).format(who=_whole_name(subject)),)
+    who = rng.choice((subject.name, subject.name, f"{subject.name} the {subject.kind}"))
+    return (rng.choice(_QUESTIONS[fact]).format(who=who),)
 
 
 def _opened(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:
@@ -132,15 +133,11 @@ def _after_small_talk(subject: Subject, fact: str, rng: random.Random) -> tuple[
 
 def _introduced(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:
     said, reply = rng.choice(_INTRODUCTIONS)
-    return (said.format(name=_whole_name(subject)), reply.format(name=subject.name), rng.choice(_FOLLOW_UPS[fact]))
+    return (said.format(name=subject.name), reply.format(name=subject.name), rng.choice(_FOLLOW_UPS[fact]))
 
 
 def _opened_and_introduced(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:
     return (rng.choice(_OPENINGS), *_introduced(subject, fact, rng))
-
-
-def _whole_name(subject: Subject) -> str:
-    return f"{subject.name} the {subject.kind}"
 
 
 _CONTEXTS: tuple[Callable[[Subject, str, random.Random], tuple[str, ...]], ...] = (

@@ -47,9 +47,11 @@ SUBJECT_KINDS = (
     *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
     *("cat", "dog", "rabbit", "owl", "bear", "turtle", "dinosaur", "snail"),
     *("house", "castle", "tent", "windmill", "plane", "fish", "butterfly", "balloon"),
-    *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift"),
 )
-KINDS = (*SUBJECT_KINDS, "tree", "flower", "mushroom")
+KINDS = (
+    *SUBJECT_KINDS,
+    *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift", "tree", "flower", "mushroom"),
+)
 NAMES = (
     *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
     *("milo", "nelly", "otto", "pippa", "quentin", "ronja", "sancho", "tilda", "udo", "vilma", "wanda", "xaver"),
@@ -59,12 +61,14 @@ NAMES = (
     *("klara", "lorenz", "matilda", "nils", "oskar", "paula", "rasmus", "selma", "theo", "ursula", "viktor"),
     *("wilma", "anton", "birgit", "clemens", "doris", "ernst", "frieda", "gunter", "helga", "ivan", "jutta"),
     *("konrad", "liesel", "manfred", "nadja", "olaf", "petra", "roland", "sonja", "tobias", "ulla", "volker"),
-    *("waltraud", "xenia", "yvonne", "zacharias", "agnes", "basil", "cyril", "dagmar", "elmar", "gregor", "hanna"),
-    *("isidor", "johanna", "kaspar", "ludmila", "magnus", "norma", "orlando", "penelope", "quirin", "rosalind"),
-    *("stefan", "tamara", "uwe", "valerie", "wenzel", "xander", "yara", "zelda", "arvid", "bertil", "corinna"),
-    *("detlef", "edda", "falko", "gesine", "holger", "irma"),
+    *("waltraud", "xenia", "yvonne", "zacharias", "agnes", "basil", "cyril", "dagmar", "elmar", "flora"),
+    *("gregor", "hanna", "isidor", "johanna", "kaspar", "ludmila", "magnus", "norma", "orlando", "penelope"),
+    *("quirin", "rosalind", "stefan", "tamara", "uwe", "valerie", "wenzel", "xander", "yara", "zelda", "arvid"),
+    *("bertil", "corinna", "detlef", "edda", "falko", "gesine"),
 )
-"""Names that suggest no colour and no place; which name is whose depends on the seed."""
+"""Names that suggest no colour and no place; which are used, and for whom, depends on the seed."""
+
+_SEEN_PER_KIND = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +131,12 @@ class Scene:
 
 
 def make_subjects(*, seed: int) -> tuple[Subject, ...]:
-    """128 subjects of 32 kinds, ordered by name; 96 are seen in training dialogues and 32 held out.
+    """96 subjects of 24 kinds, ordered by name; 72 are seen in training dialogues and 24 held out.
 
-    Each colour and each place belongs to 12 seen and 4 held-out subjects, each
+    Each colour and each place belongs to 9 seen and 3 held-out subjects, each
     kind to 3 seen and 1 held-out one of different colours and places: nothing
     that can be read tells a held-out fact better than chance, and knowing the
-    kind by sight does not help either. Two subjects, of different kinds, share
-    each pair of colour and place, at most one of them held out.
+    kind by sight does not help either.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
@@ -161,21 +164,21 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
 
 
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
-    """Kind, colour, place, held out, as numbers: every diagonal of a Latin square of colours and places, twice.
+    """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
 
-    Each quarter of the kinds has four diagonals, the first for its held-out
+    Each third of the kinds has four diagonals, the first for its held-out
     homes; no two held-out diagonals are the same. A kind's homes are as many
     rows apart as keeps its four places and its four colours different.
     """
-    size, num_quarters = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
+    size, num_thirds = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
     diagonals = [*rng.sample(range(size), k=size), *rng.sample(range(size), k=size)]
-    for quarter in range(num_quarters):
-        held_out, *seen = diagonals[quarter::num_quarters]
+    for third in range(num_thirds):
+        held_out, *seen = diagonals[third::num_thirds][: 1 + _SEEN_PER_KIND]
         homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
         for row in range(size):
             for shift, diagonal in homes:
                 place = (row + shift) % size
-                yield quarter * size + row, (place + diagonal) % size, place, shift == 0
+                yield third * size + row, (place + diagonal) % size, place, shift == 0
 
 
 def _shifts(rng: random.Random, *, held_out: int, seen: list[int]) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from sightline.data.toytown.world import Subject, make_subjects
 from sightline.data.triplets import write_triplets
 from sightline.errors import UsageError
 
-MIN_SCENES = 800
+MIN_SCENES = 600
 """Fewer would leave a subject without a picture in the pool."""
 _OWN_PICTURES = re.compile(r"(train|val|test|pool|composed_[a-z]+)-\d{5}\.png")
 
