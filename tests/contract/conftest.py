@@ -131,7 +131,7 @@ class ServeCluster:
     def start(self) -> None:
         """Start Ray and Serve's gRPC proxy."""
         self._ray.init(
-            num_cpus=8,  # logical: replicas and Serve's own actors, not cores
+            num_cpus=64,  # logical, not cores: every application that a session keeps books some
             include_dashboard=False,
             object_store_memory=100 * 1024 * 1024,
             _temp_dir=self._folder,
