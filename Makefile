@@ -62,9 +62,12 @@ demo: $(STAMP) ## Train, publish, serve, index, chat, hot-reload and measure; wr
 train: $(STAMP) ## Train and publish RECIPE into REGISTRY (default: toytown-tiny, var/registry).
 	@$(BIN)/python -m trainer fit $(RECIPE) --registry $(REGISTRY) $(ARGS)
 
+# The cluster of `make up` listens on this machine only, so its own tokens are left out.
+up down: export RAY_AUTH_MODE := disabled
+
 .PHONY: up
 up: $(STAMP) ## Start a local Ray cluster and the three Serve applications on port 9000.
-	@$(BIN)/ray start --head --disable-usage-stats --include-dashboard=true
+	@$(BIN)/ray start --head --node-ip-address 127.0.0.1 --disable-usage-stats --include-dashboard=true
 	@$(BIN)/serve deploy deploy/ray/serve.yaml
 	@$(BIN)/python -m examples.wait_ready --address 127.0.0.1:9000
 

@@ -74,7 +74,10 @@ def write_serve_config(path: Path, *, port: int, variables: dict[str, dict[str, 
 @contextlib.asynccontextmanager
 async def serving(config: Path, *, log: Path) -> AsyncIterator[None]:
     """Run `serve run <config>` on a Ray cluster of its own until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="sightline-") as ray_folder, log.open("w") as out:
+    with (
+        tempfile.TemporaryDirectory(prefix="sightline-", ignore_cleanup_errors=True) as ray_folder,
+        log.open("w") as out,
+    ):
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("serve")),
             "run",
