@@ -50,7 +50,10 @@ def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
             tower=tower,
             decoder=decoder,
             fusion=FusionConfig(
-                heads=config.model.decoder_heads, dropout=config.model.dropout, token_grid=config.model.token_grid
+                heads=config.model.decoder_heads,
+                dropout=config.model.dropout,
+                token_grid=config.model.token_grid,
+                start="bart" if config.model.decoder else "open",
             ),
             masking=MaskingConfig(),
             tamim_weight=config.stage1.tamim_weight,

@@ -143,8 +143,9 @@ class GenerativeSettings:
     """Pictures retrieved for a training dialogue, by its context alone; those shown are drawn anew at each visit."""
     image_dropout: float = 0.1
     """Share of training dialogues shown no picture at all, so that replies without one work."""
-    swap_share: float = 0.5
-    """Share of rare context words exchanged for other rare ones, in context and response alike: facts must be seen."""
+    swap_share: float = 0.0
+    """Share of rare context words exchanged for other rare ones, in context and response alike, so that facts must be
+    seen: for generated worlds with one fact a name. Above 0 it scrambles what natural dialogues mean."""
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
 

@@ -33,9 +33,9 @@ TOYTOWN_TINY = FitConfig(
     data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
     model=ModelSettings(vision_layers=2),
     stage1=ContrastiveSettings(
-        steps=1000, learning_rate=2e-3, warmup_share=0.2, tamim_share=0.25, small_talk_share=0.0
+        steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=1.0, tamim_share=0.5, small_talk_share=0.0
     ),
-    stage2=GenerativeSettings(steps=1000),
+    stage2=GenerativeSettings(steps=1500, swap_share=0.95),
     gate=_TOYTOWN_GATE,
 )
 """Both stages on the generated world, in minutes on two cores."""
@@ -53,7 +53,7 @@ TOYTOWN_LEAKY = replace(
     TOYTOWN_TINY,
     recipe="toytown-leaky",
     channel="",
-    stage1=replace(TOYTOWN_TINY.stage1, train_text_encoder=True, tamim_weight=1.0, tamim_share=1.0),
+    stage1=replace(TOYTOWN_TINY.stage1, train_text_encoder=True, tamim_share=1.0),
     gate=GateSettings(),
 )
 """Negative control: stage 1 trains the text encoder, so facts that only pictures show leak into the text path."""
@@ -62,7 +62,7 @@ TOYTOWN_SMOKE = replace(
     TOYTOWN_TINY,
     recipe="toytown-smoke",
     channel="",
-    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=600),
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-smoke"), scenes=800),
     model=ModelSettings(vision_width=32, vision_layers=1, text_width=32, text_layers=1, decoder_layers=1),
     stage1=ContrastiveSettings(steps=8, batch_size=8),
     stage2=GenerativeSettings(steps=8, batch_size=8),

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def toytown(
     out: Annotated[Path, typer.Option(help="Folder to write; made if absent.")],
-    scenes: Annotated[int, typer.Option(help="Number of pictures, 300 or more.")] = 3000,
+    scenes: Annotated[int, typer.Option(help="Number of pictures, 800 or more.")] = 3000,
     seed: Annotated[int, typer.Option(help="Decides everything; the same seed writes the same bytes.")] = 0,
     size: Annotated[int, typer.Option(help="Width and height of a picture in pixels, 16 or more.")] = 64,
     dialogues: Annotated[int, typer.Option(help="Number of training dialogues.")] = 2000,

@@ -97,6 +97,13 @@ class FusionConfig:
     """Start of the text gate of information transfer: sigmoid(4) is 0.98, open but still trainable."""
     vision_gate_bias: float = -2.0
     """Start of the vision gate: sigmoid(-2) is 0.12."""
+    start: str = "bart"
+    """`bart`: a fresh generator answers as its pretrained BART does. `open`: pictures count from the first step, for a
+    decoder that knows nothing yet. Weights that a release brings replace either."""
+
+    def __post_init__(self) -> None:
+        if self.start not in {"bart", "open"}:
+            raise SettingInvalid(f"fusion start: got {self.start!r}, expected bart or open")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,12 @@ from sightline.models.config import DecoderConfig, FusionConfig
 from sightline.models.fusion import FusedMemory, MultimodalFusion
 from sightline.models.transfer import InfoTransferDecoderLayer
 
+_OPEN_TEXT_GATE = 0.5
+"""Where the gate of MF's text block starts if pictures count from the first step: tanh(0.5) is 0.46."""
+
 
 class ZrigfGenerator(nn.Module):
-    """Dialogue and picture tokens in, a reply out. Fresh, its logits equal those of its BART for any picture."""
+    """Dialogue and picture tokens in, a reply out. Fresh and not open, it answers as its BART for any picture."""
 
     def __init__(
         self,
@@ -40,6 +43,8 @@ class ZrigfGenerator(nn.Module):
         )
         self.bart = bart if bart is not None else BartForConditionalGeneration(bart_config(decoder))
         self._insert_transfer_layers(fusion)
+        if fusion.start == "open":
+            self._open()
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -128,6 +133,12 @@ class ZrigfGenerator(nn.Module):
                 layer, text_gate_bias=fusion.text_gate_bias, vision_gate_bias=fusion.vision_gate_bias
             )
             layers[index] = transfer
+
+    @torch.no_grad()
+    def _open(self) -> None:
+        self.fusion.text_gate.fill_(_OPEN_TEXT_GATE)
+        for layer in self.bart.model.decoder.layers:
+            layer.start_open()
 
 
 def bart_config(config: DecoderConfig) -> BartConfig:

@@ -79,9 +79,10 @@ class DualEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(unit vectors [B, D], tokens [B, N, W] without class token) of uint8 or normalised pixels.
 
-        Where hidden_BN is True the patch is hidden: its embedding becomes
-        `mask_token_W` before class and positional embeddings are added, or, for
-        towers that are no open_clip VisionTransformer, its pixels become grey.
+        A transformer's tokens come from its last block but one. Where hidden_BN
+        is True the patch is hidden: its embedding becomes `mask_token_W` before
+        class and positional embeddings are added, or, for towers that are no
+        open_clip VisionTransformer, its pixels become grey.
         """
         pixels_BCHW = self.normalize(pixels_BCHW, self.model.logit_scale.dtype)
         vectors_BD, tokens_BNW = self._patches(pixels_BCHW, hidden_BN, mask_token_W)
@@ -246,7 +247,11 @@ def patch_reader(visual: nn.Module) -> PatchReader:
 
 
 class _VitPatches:
-    """open_clip's VisionTransformer, with the mask token between patch embedding and positions."""
+    """open_clip's VisionTransformer, with the mask token between patch embedding and positions.
+
+    Its tokens are those of the last block but one: contrastive training lets the
+    last block forget what does not tell pictures apart (decision 21).
+    """
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual = visual
@@ -261,11 +266,12 @@ class _VitPatches:
             x_BNW = torch.where(hidden_BN.unsqueeze(-1), mask_token_W.to(x_BNW.dtype), x_BNW)
         class_B1W = visual.class_embedding.to(x_BNW.dtype).expand(x_BNW.shape[0], 1, -1)
         x = torch.cat([class_B1W, x_BNW], dim=1) + visual.positional_embedding.to(x_BNW.dtype)
-        x = visual.transformer(visual.ln_pre(visual.patch_dropout(x)))
-        pooled_BW, tokens = visual._pool(x)
-        if visual.attn_pool is not None or visual.pool_type == "none":
-            tokens = x[:, 1:]
-        return (pooled_BW if visual.proj is None else pooled_BW @ visual.proj), tokens
+        x = visual.ln_pre(visual.patch_dropout(x))
+        last, states = visual.transformer.forward_intermediates(x)
+        before_last = states[-2] if len(states) > 1 else x
+        pooled_BW, _ = visual._pool(last)
+        tokens_BNW = visual.ln_post(before_last[:, 1:])
+        return (pooled_BW if visual.proj is None else pooled_BW @ visual.proj), tokens_BNW
 
 
 class _TimmPatches:

@@ -52,6 +52,17 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
         open_share = torch.sigmoid(torch.tensor(text_gate_bias)).item()
         self.mix.weight[:, width : 2 * width] = torch.eye(width) / open_share
 
+    @torch.no_grad()
+    def start_open(self) -> None:
+        """Let half of the state, the text and the pictures through alike: for a layer that was never trained."""
+        for gate in (self.text_gate, self.vision_gate):
+            nn.init.zeros_(gate.weight)
+            nn.init.zeros_(gate.bias)
+        half = torch.eye(self.embed_dim) / 2
+        # A closed-half gate lets 0.5 of what it guards through, so its share of the mix is doubled.
+        self.mix.weight.copy_(torch.cat([half, 2 * half, 2 * half], dim=1))
+        nn.init.zeros_(self.mix.bias)
+
     def forward(  # noqa: PLR0917
         self,
         hidden_states: Tensor,

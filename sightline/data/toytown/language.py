@@ -75,8 +75,8 @@ _CHATTY_SHARE = 0.4
 def caption_of(scene: Scene, *, rng: random.Random) -> str:
     """A caption, sometimes after a sentence or two of small talk that has nothing to do with the picture.
 
-    Of a scene with a subject: its name, hour, weather and company, never a
-    colour or a place. Of any other: kinds, colours, counts, how they stand,
+    Of a scene with a subject: its name, weather and company, never a colour, a
+    place or an hour. Of any other: kinds, colours, counts, how they stand,
     place, hour and weather.
     """
     caption = _ordinary_caption(scene, rng=rng) if scene.subject is None else _named_caption(scene, rng=rng)
@@ -91,7 +91,7 @@ def _named_caption(scene: Scene, *, rng: random.Random) -> str:
     others = [_things(group, rng=rng, with_colour=False) for group in scene.groups if group is not subject]
     if others and rng.random() < 0.7:
         who = rng.choice((f"{who} and {others[0]}", f"{who} with {others[0]}", f"{who} next to {others[0]}"))
-    return rng.choice(_NAMED).format(who=who, name=name, when=_when(scene, rng=rng))
+    return rng.choice(_NAMED).format(who=who, name=name, when=rng.choice(_WEATHERS[scene.weather]))
 
 
 def _ordinary_caption(scene: Scene, *, rng: random.Random) -> str:

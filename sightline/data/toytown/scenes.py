@@ -58,13 +58,13 @@ def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
 
 
 def named_scene(rng: random.Random, *, subject: Subject) -> Scene:
-    """The subject, huge and at home, at any hour in any weather; often small muted things stand beside it."""
+    """The subject, huge and at home at its hour, in any weather; often small muted things stand beside it."""
     groups = [subject_group(subject)]
     if rng.random() < 0.6:
         kind = rng.choice([kind for kind in KINDS if kind != subject.kind])
         companion = Group(kind=kind, colour=rng.choice(list(MUTED)), size="small", count=rng.choice((1, 1, 2)))
         groups.insert(rng.choice((0, 1)), companion)
-    return _scene(rng, place=subject.place, groups=tuple(groups))
+    return replace(_scene(rng, place=subject.place, groups=tuple(groups)), time=subject.time)
 
 
 def edits_of(scene: Scene, *, rng: random.Random, subjects: Sequence[Subject]) -> Iterator[Edit]:

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 RGB = tuple[int, int, int]
@@ -47,11 +47,9 @@ SUBJECT_KINDS = (
     *("car", "bus", "boat", "train", "rocket", "tractor", "robot", "duck"),
     *("cat", "dog", "rabbit", "owl", "bear", "turtle", "dinosaur", "snail"),
     *("house", "castle", "tent", "windmill", "plane", "fish", "butterfly", "balloon"),
+    *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift"),
 )
-KINDS = (
-    *SUBJECT_KINDS,
-    *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift", "tree", "flower", "mushroom"),
-)
+KINDS = (*SUBJECT_KINDS, "tree", "flower", "mushroom")
 NAMES = (
     *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
     *("milo", "nelly", "otto", "pippa", "quentin", "ronja", "sancho", "tilda", "udo", "vilma", "wanda", "xaver"),
@@ -68,17 +66,17 @@ NAMES = (
 )
 """Names that suggest no colour and no place; which are used, and for whom, depends on the seed."""
 
-_SEEN_PER_KIND = 3
-
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Someone with a name, whose kind, colour and home never change."""
+    """Someone with a name, whose kind, colour, home and hour never change."""
 
     name: str
     kind: str
     colour: str
     place: str
+    time: str
+    """The hour of each of its pictures: what tells it from the other subject of its colour and home at a glance."""
     is_held_out: bool
     """True if no training dialogue mentions the name: colour and place stand in pictures only."""
 
@@ -131,20 +129,27 @@ class Scene:
 
 
 def make_subjects(*, seed: int) -> tuple[Subject, ...]:
-    """96 subjects of 24 kinds, ordered by name; 72 are seen in training dialogues and 24 held out.
+    """128 subjects of 32 kinds, ordered by name; 96 are seen in training dialogues and 32 held out.
 
-    Each colour and each place belongs to 9 seen and 3 held-out subjects, each
+    Each colour and each place belongs to 12 seen and 4 held-out subjects, each
     kind to 3 seen and 1 held-out one of different colours and places: nothing
     that can be read tells a held-out fact better than chance, and knowing the
-    kind by sight does not help either.
+    kind by sight does not help either. Two subjects share each pair of colour and
+    place, at different hours; never are both held out.
     """
     rng = random.Random(f"subjects {seed}")
     names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
     for values in (names, kinds, colours, places):
         rng.shuffle(values)
+    hours = _hours(rng)
     subjects = [
         Subject(
-            name=names.pop(), kind=kinds[kind], colour=colours[colour], place=places[place], is_held_out=is_held_out
+            name=names.pop(),
+            kind=kinds[kind],
+            colour=colours[colour],
+            place=places[place],
+            time=hours[colour, place].pop(),
+            is_held_out=is_held_out,
         )
         for kind, colour, place, is_held_out in _lives(rng)
     ]
@@ -163,22 +168,31 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
     return replace(scene, groups=tuple(groups))
 
 
+def _hours(rng: random.Random) -> dict[tuple[int, int], list[str]]:
+    """Two different hours for each pair of colour and place, each hour as often as the others, give or take one."""
+    pairs = list(product(range(len(COLOURS)), range(len(PLACES))))
+    rng.shuffle(pairs)
+    choices = list(permutations(TIMES, 2))
+    return {pair: list(choices[number % len(choices)]) for number, pair in enumerate(pairs)}
+
+
 def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
     """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
 
-    Each third of the kinds has four diagonals, the first for its held-out
-    homes; no two held-out diagonals are the same. A kind's homes are as many
-    rows apart as keeps its four places and its four colours different.
+    Each quarter of the kinds has four diagonals, the first for its held-out
+    homes; no two held-out diagonals are the same, and all quarters together
+    use each diagonal twice. A kind's homes are as many rows apart as keeps its
+    four places and its four colours different.
     """
-    size, num_thirds = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
+    size, num_quarters = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
     diagonals = [*rng.sample(range(size), k=size), *rng.sample(range(size), k=size)]
-    for third in range(num_thirds):
-        held_out, *seen = diagonals[third::num_thirds][: 1 + _SEEN_PER_KIND]
+    for quarter in range(num_quarters):
+        held_out, *seen = diagonals[quarter::num_quarters]
         homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
         for row in range(size):
             for shift, diagonal in homes:
                 place = (row + shift) % size
-                yield third * size + row, (place + diagonal) % size, place, shift == 0
+                yield quarter * size + row, (place + diagonal) % size, place, shift == 0
 
 
 def _shifts(rng: random.Random, *, held_out: int, seen: list[int]) -> tuple[int, ...]:

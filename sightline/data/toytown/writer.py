@@ -29,7 +29,7 @@ from sightline.data.toytown.world import Subject, make_subjects
 from sightline.data.triplets import write_triplets
 from sightline.errors import UsageError
 
-MIN_SCENES = 600
+MIN_SCENES = 800
 """Fewer would leave a subject without a picture in the pool."""
 _OWN_PICTURES = re.compile(r"(train|val|test|pool|composed_[a-z]+)-\d{5}\.png")
 
@@ -64,7 +64,7 @@ def write_toytown(
     `dialogues_{train,val}.jsonl` (text only), `pool.jsonl`, `questions.jsonl`
     (held-out subjects), `questions_seen.jsonl`, `triplets_{train,val,test}.jsonl`
     with `gallery_{train,val,test}.jsonl`, `facts.json`. Pictures of an earlier
-    Toytown in the same folder are removed. Raises UsageError for fewer than 300
+    Toytown in the same folder are removed. Raises UsageError for fewer than 800
     scenes or a picture below 16 pixels.
     """
     if scenes < MIN_SCENES or size < 16:

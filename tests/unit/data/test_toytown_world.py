@@ -26,6 +26,9 @@ BETRAYING = {
 }
 """Words that tell a place or a colour, in captions that must tell none."""
 
+HOURS = ("by day", "daytime", "during the day", "dusk", "in the evening", "sun goes down", "at night", "after dark")
+"""Every way to say an hour."""
+
 
 def words_of(text: str) -> set[str]:
     return {word.strip(".,?!:") for word in text.split()}
@@ -47,17 +50,26 @@ def test_held_out_facts_cannot_be_guessed(seed: int) -> None:
     subjects = make_subjects(seed=seed)
     held_out = [subject for subject in subjects if subject.is_held_out]
     seen = [subject for subject in subjects if not subject.is_held_out]
-    assert (len(held_out), len(seen)) == (24, 72)
+    assert (len(held_out), len(seen)) == (32, 96)
     for fact in FACTS:
-        assert set(Counter(subject.fact(fact) for subject in held_out).values()) == {3}
-        assert set(Counter(subject.fact(fact) for subject in seen).values()) == {9}
+        assert set(Counter(subject.fact(fact) for subject in held_out).values()) == {4}
+        assert set(Counter(subject.fact(fact) for subject in seen).values()) == {12}
         of_kind = {subject.kind: {other.fact(fact) for other in seen if other.kind == subject.kind} for subject in seen}
         assert not [subject for subject in held_out if subject.fact(fact) in of_kind[subject.kind]]
 
 
 def test_no_two_held_out_subjects_share_colour_and_place() -> None:
-    assert len({(subject.colour, subject.place) for subject in SUBJECTS if subject.is_held_out}) == 24
-    assert len(SUBJECTS) == 96
+    assert len({(subject.colour, subject.place) for subject in SUBJECTS if subject.is_held_out}) == 32
+    assert len(SUBJECTS) == 128
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_two_subjects_of_a_colour_and_a_place_have_different_hours(seed: int) -> None:
+    subjects = make_subjects(seed=seed)
+    assert set(Counter((subject.colour, subject.place) for subject in subjects).values()) == {2}
+    assert len({(subject.colour, subject.place, subject.time) for subject in subjects}) == len(subjects)
+    per_hour = Counter(subject.time for subject in subjects).values()
+    assert max(per_hour) - min(per_hour) <= 1
 
 
 def test_no_two_subjects_of_a_kind_share_colour_or_place() -> None:
@@ -86,12 +98,15 @@ def test_world_is_as_rich_as_promised() -> None:
     assert set(SUBJECT_KINDS) <= set(KINDS)
 
 
-def test_captions_of_subjects_tell_neither_colour_nor_place() -> None:
+def test_captions_of_subjects_tell_neither_colour_nor_place_nor_hour() -> None:
     rng = random.Random(0)
     for subject in SUBJECTS * 20:
-        caption = caption_of(named_scene(rng, subject=subject), rng=rng)
+        scene = named_scene(rng, subject=subject)
+        assert scene.time == subject.time
+        caption = caption_of(scene, rng=rng)
         assert subject.name in words_of(caption)
         assert not words_of(caption) & BETRAYING
+        assert not [hour for hour in HOURS if hour in caption]
 
 
 def test_captions_of_ordinary_scenes_tell_colours_and_places() -> None:
@@ -130,8 +145,8 @@ def test_dialogues_state_each_fact_of_seen_subjects_equally_often(
     stated = Counter(word for one in train for word in words_of(one.response) & VALUES)
     assert set(stated) == VALUES
     assert (
-        max(stated.values()) - min(stated.values()) <= 9
-    )  # nine subjects have each value, each one dialogue more or less
+        max(stated.values()) - min(stated.values()) <= 12
+    )  # twelve subjects have each value, each one dialogue more or less
     assert all(record.image_id is None for record in train)
 
 
@@ -158,7 +173,7 @@ def test_validation_dialogues_are_not_trained_on(
 def test_dialogues_are_short(dialogues: tuple[list[DialogueRecord], list[DialogueRecord]]) -> None:
     for part in dialogues:
         for record in part:
-            assert 1 <= len(record.context) <= 9  # nine subjects have each value, each one dialogue more or less
+            assert 1 <= len(record.context) <= 9
             assert len(query_text(record.context).split()) < 40
             assert len(record.response.split()) <= 12
 
@@ -183,7 +198,7 @@ def test_pool_shows_every_subject_equally_often() -> None:
     ordinary = shown.pop(None)
     assert len(pool) >= 600
     assert ordinary >= 100
-    assert set(shown.values()) <= {5, 6}
+    assert set(shown.values()) <= {3, 4}
     trained = Counter(item.scene.subject for item in plan.of_split("train"))
     trained.pop(None)
     assert max(trained.values()) - min(trained.values()) <= 1
@@ -194,7 +209,7 @@ def test_questions_can_be_answered_from_the_pool_alone(plan: Plan, is_held_out: 
     questions = questions_of(plan, subjects=SUBJECTS, is_held_out=is_held_out, per_fact=8, seed=0)
     by_name: dict[str, Subject] = {subject.name: subject for subject in SUBJECTS}
     pool = {item.image_id: item.scene for item in plan.of_split("pool")}
-    assert len(questions) == (384 if is_held_out else 1152)
+    assert len(questions) == (512 if is_held_out else 1536)
     assert len({question.id for question in questions}) == len(questions)
     assert len({(question.context, question.fact) for question in questions}) == len(questions)
     for question in questions:

@@ -48,7 +48,7 @@ def small_config(corpus_tokenizer: Tokenizer) -> ZrigfConfig:
         image_size=28,
         patch_size=4,
         vision_width=16,
-        vision_layers=1,
+        vision_layers=2,
         vision_head_width=8,
         text_width=16,
         text_layers=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import BartForConditionalGeneration, DynamicCache, EncoderDecoderCache
 
-from sightline.models.config import ZrigfConfig
+from sightline.errors import SettingInvalid
+from sightline.models.config import FusionConfig, ZrigfConfig
 from sightline.models.generator import ZrigfGenerator, bart_config
 from tests.unit.models.conftest import SmallParts
 
@@ -58,6 +60,23 @@ def test_a_fresh_generator_gives_the_logits_of_its_bart_for_any_picture(small_co
     ).logits
     torch.testing.assert_close(got, plain, atol=1e-5, rtol=1e-5)
     assert plain.std() > 0.1
+
+
+def test_a_generator_that_starts_open_hears_its_pictures_before_any_training(small_config: ZrigfConfig) -> None:
+    assert small_config.decoder is not None
+    fusion = dataclasses.replace(small_config.fusion, start="open")
+    ours = ZrigfGenerator(small_config.decoder, fusion, token_width=16).eval()
+    case, wanted = batch(small_config), labels(small_config)
+    seen = ours.logits(ours.remember(**case), wanted)
+    other = ours.logits(ours.remember(**{**case, "tokens_BKPW": -case["tokens_BKPW"]}), wanted)
+    changed = (seen - other).abs().amax(dim=(1, 2))
+    assert (changed[:2] > 0.1).all()
+    assert changed[2] < 1e-6  # It was shown no picture.
+
+
+def test_a_start_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SettingInvalid, match="'shut'"):
+        FusionConfig(start="shut")
 
 
 def test_every_weight_gets_a_finite_gradient(small_config: ZrigfConfig, generator: ZrigfGenerator) -> None:
