@@ -144,8 +144,8 @@ class GenerativeSettings:
     image_dropout: float = 0.1
     """Share of training dialogues shown no picture at all, so that replies without one work."""
     swap_share: float = 0.0
-    """Share of rare context words exchanged for other rare ones, in context and response alike, so that facts must be
-    seen: for generated worlds with one fact a name. Above 0 it scrambles what natural dialogues mean."""
+    """Share of a context's names (words rare in dialogues and in captions) exchanged for others, in the response alike,
+    so that facts must be seen: for generated worlds. Above 0 it scrambles what natural dialogues mean."""
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
 

@@ -81,6 +81,7 @@ class _Worker:
         batches = GenerativeBatches(
             self._built,
             dialogues=self._corpus.dialogues_train,
+            captions=self._corpus.captions_train,
             pictures=encode_pictures(model, self._pixels),
             settings=settings,
             seed=self._config.seed,

@@ -29,6 +29,8 @@ CHANNEL = "stable"
 READY_WITHIN_S = 180.0
 NUM_CONVERSATIONS = 8
 RECIPE = "toytown-tiny"
+FIRST_RELEASE_OPTIONS = ("--run.num_workers", "2")
+"""Two workers of one thread train faster on two cores than one worker of two threads (1.4 times the samples)."""
 SECOND_RELEASE_STEPS = 150
 """Optimiser steps of the second release's generative stage; its towers are those of the first."""
 
@@ -63,7 +65,7 @@ class Story:
         """Run every step; the summary, which is also written beside the report."""
         self._out.mkdir(parents=True, exist_ok=True)
         self._say("1. train and publish the first release")
-        await self._fit("first")
+        await self._fit("first", *FIRST_RELEASE_OPTIONS)
         questions, pool = self._read_world()
         port = free_port()
         config = write_serve_config(self._out / "serve.yaml", port=port, variables=self._variables())

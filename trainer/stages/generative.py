@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.models.model import ZrigfModel
+from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
 from trainer.config import GenerativeSettings
 from trainer.data import EpochOrder
@@ -22,13 +24,14 @@ from trainer.pictures import Pixels
 _ORDER_SALT, _DRAW_SALT = 3, 4
 _ENCODE_BATCH = 64
 _RARE_SHARE = 0.05
-"""A token in fewer texts than this is rare: a name, not a word that sentences are built of."""
+"""A token in fewer texts than this is rare: a name perhaps, no word that sentences are built of."""
 _NUM_BYTE_TOKENS = 258
 """Padding, start and the 256 bytes: they come first in the corpus-trained vocabulary."""
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Halves = np.ndarray[Any, np.dtype[np.float16]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ class GenerativeBatches:
         built: Built,
         *,
         dialogues: Sequence[DialogueRecord],
+        captions: Sequence[CaptionRecord],
         pictures: EncodedPictures,
         settings: GenerativeSettings,
         seed: int,
@@ -114,10 +118,8 @@ class GenerativeBatches:
             encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_candidates
         )
 
-        self._is_rare_V = ~self._find_common()
-        # Byte tokens spell; only tokens behind them stand for words or parts of words.
-        self._is_rare_V[:_NUM_BYTE_TOKENS] = self._is_rare_V[built.dialogue_tokenizer.eos_id] = False
-        self._swap_ids = np.flatnonzero(self._is_rare_V)
+        self._is_name_V = self._names(captions)
+        self._name_ids = np.flatnonzero(self._is_name_V)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """This worker's dialogues of `step`, each with none to `num_images` of its pictures."""
@@ -146,9 +148,7 @@ class GenerativeBatches:
         assert decoder is not None, "stage 2 trains a generator"
         return decoder.context_length
 
-    def _drawn_pictures(
-        self, chosen: Rows, *, rng: np.random.Generator
-    ) -> tuple[Rows, Floats, np.ndarray[Any, np.dtype[np.bool_]]]:
+    def _drawn_pictures(self, chosen: Rows, *, rng: np.random.Generator) -> tuple[Rows, Floats, Flags]:
         """(rows [B, K], cosines [B, K], which are shown [B, K]): each dialogue's draw from its candidates."""
         num_candidates = self._rows_BC.shape[1]
         num_images = min(self._settings.num_images, num_candidates)
@@ -162,25 +162,36 @@ class GenerativeBatches:
         )
 
     def _with_swaps(self, ids_BL: Rows, labels_BT: Rows, *, rng: np.random.Generator) -> tuple[Rows, Rows]:
-        """Contexts and labels with a share of the contexts' rare tokens exchanged for random ones, alike in both.
+        """Contexts and labels with a share of the contexts' names exchanged for random ones, alike in both.
 
         A model that could learn facts by name would not need to look at pictures,
         and one that met few names could not repeat a new one.
         """
         ids_BL, labels_BT = ids_BL.copy(), labels_BT.copy()
         for row, ids_L in enumerate(ids_BL):
-            rare = np.unique(ids_L[self._is_rare_V[ids_L]])
-            swapped = rare[rng.random(len(rare)) < self._settings.swap_share]
-            other = rng.choice(self._swap_ids, size=len(swapped))
+            names = np.unique(ids_L[self._is_name_V[ids_L]])
+            swapped = names[rng.random(len(names)) < self._settings.swap_share]
+            other = rng.choice(self._name_ids, size=len(swapped))
             for old, new in zip(swapped, other, strict=True):
                 labels_BT[row][labels_BT[row] == old] = new
                 ids_BL[row][ids_L == old] = -new
         return np.abs(ids_BL), labels_BT
 
-    def _find_common(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """[V] True for tokens that sentences are built of: those in many contexts or responses."""
+    def _names(self, captions: Sequence[CaptionRecord]) -> Flags:
+        """[V] True for tokens that name what pictures show: said in captions, and rare there and in the dialogues."""
         tokenizer = self._built.dialogue_tokenizer
-        num_texts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-        for text in (*self._contexts, *self._responses):
-            num_texts_V[np.unique(tokenizer.encode(text))] += 1
-        return num_texts_V >= _RARE_SHARE * len(self._contexts)
+        turns = (*self._contexts, *self._responses)
+        is_rare_V = count_texts(tokenizer, turns) < _RARE_SHARE * len(self._contexts)
+        captioned_V = count_texts(tokenizer, [record.caption for record in captions])
+        is_name_V = is_rare_V & (captioned_V > 0) & (captioned_V < _RARE_SHARE * len(captions))
+        # Byte tokens spell; only tokens behind them stand for words or parts of words.
+        is_name_V[:_NUM_BYTE_TOKENS] = is_name_V[tokenizer.eos_id] = False
+        return is_name_V
+
+
+def count_texts(tokenizer: DialogueTokenizer, texts: Sequence[str]) -> Rows:
+    """[V] In how many of the texts each token occurs."""
+    num_texts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for text in texts:
+        num_texts_V[np.unique(tokenizer.encode(text))] += 1
+    return num_texts_V

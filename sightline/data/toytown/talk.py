@@ -36,9 +36,10 @@ _FOLLOW_UPS = {
     "place": ("where does it live?", "where is that?", "and where is its home?", "tell me where, please."),
 }
 _REPLIES = {
-    "colour": ("{name} is {colour}.", "{name} is {colour}.", "it is {colour}.", "the colour of {name} is {colour}."),
-    "place": ("{name} lives {where}.", "{name} lives {where}.", "it lives {where}.", "you find {name} {where}."),
+    "colour": ("it is {colour}.", "it is {colour}.", "the colour is {colour}.", "you see {colour}."),
+    "place": ("it lives {where}.", "it lives {where}.", "it is {where}.", "you find it {where}."),
 }
+"""No reply says a name: repeating one that no dialogue ever said is another skill than looking at a picture."""
 _INTRODUCTIONS = (
     ("do you know {name}?", "yes, i know {name} well."),
     ("have you met {name}?", "yes, i like {name} a lot."),
@@ -115,7 +116,7 @@ def question_context(subject: Subject, *, fact: str, rng: random.Random) -> tupl
 def fact_reply(subject: Subject, *, fact: str, rng: random.Random) -> str:
     """A short reply that states the fact."""
     template = rng.choice(_REPLIES[fact])
-    return template.format(name=subject.name, colour=subject.colour, where=PLACES[subject.place])
+    return template.format(colour=subject.colour, where=PLACES[subject.place])
 
 
 def _direct(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:

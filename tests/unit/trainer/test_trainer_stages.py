@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
 from sightline.data.pools import PoolImage
+from sightline.models.tokenizer import DialogueTokenizer, train_tokenizer
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
 from trainer.data import Corpus, load_corpus, unique_pictures
@@ -60,6 +62,7 @@ def _generative(built: Built, corpus: Corpus, pixels: Pixels, **settings: Any) -
     return GenerativeBatches(
         built,
         dialogues=corpus.dialogues_train,
+        captions=corpus.captions_train,
         pictures=encode_pictures(built.model, pixels),
         settings=GenerativeSettings(batch_size=64, **settings),
         seed=0,
@@ -123,13 +126,25 @@ def test_without_swaps_the_words_are_the_dialogues_own(built: Built, corpus: Cor
 def test_swaps_exchange_the_same_token_in_context_and_response() -> None:
     batches = GenerativeBatches.__new__(GenerativeBatches)
     batches._settings = GenerativeSettings(swap_share=1.0)
-    batches._is_rare_V = np.array([False] * 5 + [True] * 5)
-    batches._swap_ids = np.arange(5, 10)
+    batches._is_name_V = np.array([False] * 5 + [True] * 5)
+    batches._name_ids = np.arange(5, 10)
     ids, labels = np.array([[1, 6, 2, 7, 6]]), np.array([[6, 3, -100, 8]])
     swapped_ids, swapped_labels = batches._with_swaps(ids, labels, rng=np.random.default_rng(1))
     assert swapped_ids[0, 1] == swapped_ids[0, 4] == swapped_labels[0, 0]
     assert swapped_ids[0, [0, 2]].tolist() == [1, 2]
-    assert swapped_labels[0, 1:].tolist() == [3, -100, 8]  # 8 is rare too, but no context has it: an answer stays
+    assert swapped_labels[0, 1:].tolist() == [3, -100, 8]  # 8 is a name too, but no context has it: an answer stays
+
+
+def test_names_are_the_rare_words_that_captions_share(built: Built) -> None:
+    words = [f"{first}{second}" for first in "bdgk" for second in ("alu", "emo", "iro", "oka", "upi", "ylo")]
+    texts = [f"what is {word}" for word in words]
+    tokenizer = train_tokenizer([*texts * 3, "shown red"] * 2, vocab_size=600)
+    batches = GenerativeBatches.__new__(GenerativeBatches)
+    batches._built = replace(built, dialogue_tokenizer=DialogueTokenizer.of_corpus(tokenizer))
+    batches._contexts, batches._responses = texts, ["it is red"] * len(texts)
+    captions = [CaptionRecord(image_id=word, path=Path(word), caption=f"shown {word}") for word in words[:-1]]
+    (names,) = np.nonzero(batches._names(captions))
+    assert {batches._built.dialogue_tokenizer.decode([token]).strip() for token in names.tolist()} == set(words[:-1])
 
 
 def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pixels: Pixels) -> None:
