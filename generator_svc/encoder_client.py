@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from generator_svc.dependency_client import ask, read_tokens
 from generator_svc.pictures import LookedAt, PicturesOfSpace
-from sightline.errors import (
-    CapabilityMissing,
-    DependencyUnavailable,
-    PictureTooManyPixels,
-    PictureUnreadable,
-    SightlineError,
-)
-from sightline.limits import MAX_PICTURE_PIXELS
+from sightline.errors import CapabilityMissing, DependencyUnavailable, PictureTooManyPixels, PictureUnreadable
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.context import CallContext
 from sightline.rpc.status import error_from_item
 from sightline.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
 SERVICE = "encoder"
+
+# What is wrong with the picture itself. Its bytes are counted before it is sent.
+_CALLERS_FAULTS = (PictureUnreadable, PictureTooManyPixels)
 
 
 class EncoderClient:
@@ -49,20 +45,10 @@ class EncoderClient:
 
 def _read_item(item: encoder_pb2.EncodedImage) -> LookedAt:
     refusal = error_from_item(item.status)
+    if isinstance(refusal, _CALLERS_FAULTS):
+        raise refusal
     if refusal is not None:
-        raise _named(refusal)
+        raise DependencyUnavailable(f"{SERVICE}: {refusal.reason}: {refusal.message}", service=SERVICE)
     if not item.HasField("tokens"):
         raise CapabilityMissing("the encoder's release gives no fusion tokens", detail="fusion tokens")
     return LookedAt(image_id="", score=0.0, metadata={}, tokens=read_tokens(item.tokens, service=SERVICE))
-
-
-def _named(refusal: SightlineError) -> SightlineError:
-    """What is wrong with the caller's picture, with the metadata that the contract promises; an item carries none."""
-    match refusal:
-        case PictureUnreadable(message=message):
-            return PictureUnreadable(message, detail=message)
-        case PictureTooManyPixels(message=message):
-            return PictureTooManyPixels(message, value="unknown", limit=MAX_PICTURE_PIXELS)
-        case _:
-            message = f"{SERVICE}: {refusal.reason}: {refusal.message}"
-            return DependencyUnavailable(message, service=SERVICE)

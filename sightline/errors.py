@@ -21,7 +21,7 @@ class SightlineError(Exception):
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = ""
 
-    def __init__(self, message: str, **metadata: object) -> None:
+    def __init__(self, message: str, /, **metadata: object) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = {key: str(value) for key, value in metadata.items()}
@@ -148,7 +148,7 @@ class QueueFull(SightlineError):
     code = "RESOURCE_EXHAUSTED"
     reason = "QUEUE_FULL"
 
-    def __init__(self, message: str, *, retry_after_s: float, **metadata: object) -> None:
+    def __init__(self, message: str, /, *, retry_after_s: float, **metadata: object) -> None:
         super().__init__(message, **metadata)
         self.retry_after_s = retry_after_s
 

@@ -78,8 +78,7 @@ def internal_error(request_id: str) -> InternalError:
 def error_to_status(error: SightlineError) -> status_pb2.Status:
     """`error` as google.rpc.Status holding one ErrorInfo and, for QueueFull, one RetryInfo."""
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=clip(error.message))
-    metadata = {key: clip(value, limit=MAX_VALUE_BYTES) for key, value in error.metadata.items()}
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=_metadata(error))
     status.details.add().Pack(info)
     if isinstance(error, QueueFull):
         retry = error_details_pb2.RetryInfo()
@@ -97,18 +96,19 @@ def error_trailers(error: SightlineError) -> Trailers:
 
 
 def item_status(error: SightlineError | None) -> common_pb2.ItemStatus:
-    """The outcome of one item of a batch: OK for None, else the error's code, reason and message."""
+    """The outcome of one item of a batch: OK for None, else the error's code, reason, message and metadata."""
     if error is None:
         return common_pb2.ItemStatus()
     code = code_pb2.Code.Value(error.code)
-    return common_pb2.ItemStatus(code=code, reason=error.reason, message=clip(error.message))
+    return common_pb2.ItemStatus(code=code, reason=error.reason, message=clip(error.message), metadata=_metadata(error))
 
 
 def error_from_item(status: common_pb2.ItemStatus) -> SightlineError | None:
     """The error that an item's status stands for, or None if the item is OK."""
     if status.code == code_pb2.OK:
         return None
-    return _build(status.reason, code=code_pb2.Code.Name(status.code), message=status.message, metadata={})
+    code = code_pb2.Code.Name(status.code)
+    return _build(status.reason, code=code, message=status.message, metadata=dict(status.metadata))
 
 
 def is_worth_a_retry(error: FailedCall) -> bool:
@@ -218,6 +218,10 @@ def _descendants(kind: type[SightlineError]) -> Iterator[type[SightlineError]]:
     for child in kind.__subclasses__():
         yield child
         yield from _descendants(child)
+
+
+def _metadata(error: SightlineError) -> dict[str, str]:
+    return {key: clip(value, limit=MAX_VALUE_BYTES) for key, value in error.metadata.items()}
 
 
 def _milliseconds(seconds: float) -> int:

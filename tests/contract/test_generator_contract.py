@@ -428,6 +428,12 @@ async def test_every_reason_arrives_by_name(
     assert "secret" not in unary.value.message
 
 
+async def test_a_refused_picture_says_what_it_has_and_what_it_may_have(generator: Caller) -> None:
+    with pytest.raises(PictureTooManyPixels, match="20001x2000") as refused:
+        await generator.reply(picture=picture((20_001, 2_000)))
+    assert refused.value.metadata == {"value": "40002000", "limit": "40000000"}
+
+
 PROMISED: dict[type[SightlineError], set[str]] = {
     ImageNotFound: {"image_id"},
     PictureUnreadable: {"detail"},

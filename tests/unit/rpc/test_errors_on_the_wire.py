@@ -43,10 +43,23 @@ def failed_with(error: errors.SightlineError) -> Failed:
 @pytest.mark.parametrize("reason", sorted(error_classes()))
 def test_an_item_carries_any_error(reason: str) -> None:
     kind = error_classes()[reason]
-    error = kind("why", retry_after_s=1) if kind is errors.QueueFull else kind("why")
+    error = kind("why", retry_after_s=1, limit=8) if kind is errors.QueueFull else kind("why", value=9, limit=8)
     back = error_from_item(item_status(error))
     assert type(back) is kind
-    assert back.message == "why"
+    assert (back.message, back.metadata) == ("why", error.metadata)
+
+
+def test_an_items_metadata_is_bounded_as_a_calls() -> None:
+    status = item_status(errors.PictureUnreadable("why", detail="x" * 5000))
+    assert len(status.metadata["detail"]) == 256
+
+
+def test_metadata_may_be_called_as_anything() -> None:
+    sent = errors.PictureUnreadable("why", detail="x")
+    sent.metadata["message"] = sent.metadata["self"] = "a server of another make may say this"
+    back = error_from_item(item_status(sent))
+    assert back is not None
+    assert (back.message, back.metadata) == ("why", sent.metadata)
 
 
 def test_an_item_without_error_is_ok() -> None:
