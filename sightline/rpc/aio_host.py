@@ -27,6 +27,12 @@ from sightline.rpc.status import clip, error_trailers, status_code
 from sightline.rpc.telemetry import CallMetrics, serve_metrics
 from sightline.rpc.tokens import TokenCheck
 
+_QUIET_S = 0.02
+"""A drain closes the port once no call has come for so long: gRPC cancels calls that have arrived and were not looked
+at, and a caller cannot tell that from a cancel of its own."""
+_LONGEST_REFUSAL_S = 0.5
+"""Callers who never pause are refused for so long."""
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -114,8 +120,9 @@ class AioHost:
         self._dispatcher.begin_drain()
         if not await self._dispatcher.wait_idle(timeout_s=self._settings.grace_s):
             logger.warning("grace time is over", extra={"running": self._dispatcher.running})
+        await self._dispatcher.wait_quiet(for_s=_QUIET_S, timeout_s=_LONGEST_REFUSAL_S)
         if self._server is not None:
-            await self._server.stop(0)
+            await self._server.stop(_QUIET_S)
         for binding in self._services:
             await binding.servicer.stop()
         if self._metrics_server is not None:

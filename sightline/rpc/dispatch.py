@@ -37,6 +37,7 @@ class Dispatcher:
         self._max_concurrent = max_concurrent
         self._metrics = metrics or CallMetrics.shared()
         self._running = 0
+        self._num_come = 0
         self._is_draining = False
         self._is_started = False
         self._idle = asyncio.Event()
@@ -67,6 +68,13 @@ class Dispatcher:
         except TimeoutError:
             return False
         return True
+
+    async def wait_quiet(self, *, for_s: float, timeout_s: float) -> None:
+        """Return once no call has come for `for_s`, or after `timeout_s` though they still come."""
+        ends, seen = time.monotonic() + timeout_s, -1
+        while seen != self._num_come and time.monotonic() < ends:
+            seen = self._num_come
+            await asyncio.sleep(for_s)
 
     async def unary(self, method: Method, handler: UnaryHandler, *, request: Message, call: IncomingCall) -> Message:
         """The response of `handler`. Raises a SightlineError with a reason, or CancelledError."""
@@ -127,6 +135,7 @@ class Dispatcher:
 
     def _enter(self) -> None:
         self._running += 1
+        self._num_come += 1
         self._idle.clear()
 
     def _leave(self) -> None:

@@ -116,13 +116,13 @@ def is_worth_a_retry(error: FailedCall) -> bool:
 
     A service whose own dependency failed has tried that again itself, so it is not asked again.
     """
-    if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
+    if error.code() not in _PASSING_CODES:
         return False
     status = _rich_status(error)
     if status is None:
         return not _is_oversized(error.code().name, message=error.details() or "")
     info = next(_unpacked(status, error_details_pb2.ErrorInfo()), None)
-    return info is None or info.reason != DependencyUnavailable.reason
+    return info is None or info.reason not in {DependencyUnavailable.reason, Cancelled.reason}
 
 
 def error_from_rpc(error: FailedCall, *, service: str = "") -> SightlineError:
@@ -151,6 +151,8 @@ def error_classes() -> dict[str, type[SightlineError]]:
     return found
 
 
+_PASSING_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
+
 # What a code without a reason means: written by gRPC itself, a proxy, or a server of another make.
 _BY_CODE: dict[str, type[SightlineError]] = {
     "INVALID_ARGUMENT": InvalidInput,
@@ -161,7 +163,8 @@ _BY_CODE: dict[str, type[SightlineError]] = {
     "UNAVAILABLE": DependencyUnavailable,
     "RESOURCE_EXHAUSTED": QueueFull,
     "DEADLINE_EXCEEDED": DeadlinePassed,
-    "CANCELLED": Cancelled,
+    # A caller's own cancel ends in CancelledError. This one was made by a server that closed its port.
+    "CANCELLED": DependencyUnavailable,
     "UNAUTHENTICATED": TokenInvalid,
     "PERMISSION_DENIED": TokenInvalid,
     "DATA_LOSS": DataCorrupt,

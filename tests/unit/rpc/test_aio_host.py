@@ -255,6 +255,28 @@ async def test_a_drain_refuses_the_new_finishes_the_old_and_fails_health(start_h
         assert held.is_stopped
 
 
+async def test_calls_that_arrive_as_the_port_closes_are_answered_or_refused_by_name(
+    start_host: Any, held: Held
+) -> None:
+    host = await start_host(held)
+    async with grpc.aio.insecure_channel(host.address, options=[("grpc.enable_retries", 0)]) as channel:
+        await raw_call(channel, "DescribeEncoder")
+        calls = [asyncio.ensure_future(raw_call(channel, "DescribeEncoder")) for _ in range(64)]
+        await host.drain_and_stop()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    codes = {one.code() for one in outcomes if isinstance(one, grpc.aio.AioRpcError)}
+    assert codes <= {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_watch_of_health_does_not_hold_the_stop_up(start_host: Any, held: Held) -> None:
+    host = await start_host(held)
+    async with grpc.aio.insecure_channel(host.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        assert (await watch.read()).status == SERVING
+        await asyncio.wait_for(host.drain_and_stop(), 5)
+        assert (await watch.read()).status == NOT_SERVING
+
+
 async def test_a_call_that_outlasts_the_grace_time_is_cut(start_host: Any, held: Held) -> None:
     host = await start_host(held, grace_s=0.05)
     async with grpc.aio.insecure_channel(host.address, options=[("grpc.enable_retries", 0)]) as channel:

@@ -75,7 +75,7 @@ def test_an_item_without_error_is_ok() -> None:
         ("UNIMPLEMENTED", errors.DependencyUnavailable),
         ("NOT_FOUND", errors.DependencyUnavailable),
         ("DEADLINE_EXCEEDED", errors.DeadlinePassed),
-        ("CANCELLED", errors.Cancelled),
+        ("CANCELLED", errors.DependencyUnavailable),
         ("UNAUTHENTICATED", errors.TokenInvalid),
         ("RESOURCE_EXHAUSTED", errors.QueueFull),
         ("UNKNOWN", errors.InternalError),
@@ -149,6 +149,7 @@ def test_a_release_that_is_bad_travels_as_corrupt_data() -> None:
         (errors.TooManyItems("no"), False),
         (errors.DeadlinePassed("no"), False),
         (errors.InternalError("no"), False),
+        (errors.Cancelled("no"), False),
     ],
 )
 def test_only_what_may_pass_soon_is_tried_again(error: errors.SightlineError, is_worth: bool) -> None:
@@ -157,3 +158,7 @@ def test_only_what_may_pass_soon_is_tried_again(error: errors.SightlineError, is
 
 def test_a_dead_address_is_tried_again() -> None:
     assert is_worth_a_retry(Failed("UNAVAILABLE", "connection refused"))
+
+
+def test_a_call_that_a_closing_server_cancelled_is_tried_again() -> None:
+    assert is_worth_a_retry(Failed("CANCELLED", "CANCELLED"))
