@@ -218,6 +218,7 @@ class Caller:
 
     def __init__(self, endpoint: Any) -> None:
         self.remote = endpoint.remote
+        self.application = endpoint.settings.application
         self.stub = pb_grpc.GeneratorServiceStub(endpoint.remote.channel)
 
     async def reply(self, text: str = "what is it", *, timeout_s: float = 20.0, **fields: Any) -> pb.ReplyResponse:
@@ -239,10 +240,11 @@ def tokens(count: int) -> pb.GenerationOptions:
     return pb.GenerationOptions(max_new_tokens=count)
 
 
-def picture(size: tuple[int, int] = (8, 8)) -> common_pb2.Picture:
+def picture(size: tuple[int, int] = (8, 8), *, num_bytes: int = 0) -> common_pb2.Picture:
+    """A picture of this size, padded to so many bytes."""
     buffer = io.BytesIO()
-    Image.new("RGB", size, "red").save(buffer, "PNG")
-    return common_pb2.Picture(data=buffer.getvalue())
+    Image.new("1", size, "white").save(buffer, "PNG")
+    return common_pb2.Picture(data=buffer.getvalue().ljust(num_bytes, b"\0"))
 
 
 @pytest.fixture
@@ -285,7 +287,7 @@ async def test_request_id_trace_and_deadline_go_down_the_chain(generator: Caller
     call = generator.stub.Reply(
         pb.ReplyRequest(dialogue=[turn("what is it")]),
         metadata=(
-            ("application", generator.remote._settings.application),
+            ("application", generator.application),
             ("x-request-id", "request-7"),
             ("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),
             ("x-deadline-unix-ms", "99999999999999"),
@@ -361,14 +363,18 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     {"dialogue": [turn("x" * 4096)]},
     {"k": 8},
     {"min_score": 1.0},
+    {"min_score": -1.0},
     {"image_ids": list("abcdefgh")},
     {"options": pb.GenerationOptions(max_new_tokens=256, num_beams=8)},
+    {"picture": picture(num_bytes=MAX_PICTURE_BYTES)},
 ]
 
 
 async def test_every_limit_is_open_at_the_limit(generator: Caller) -> None:
     for fields in AT_THE_LIMIT:
         assert (await generator.reply(**fields)).text
+    with pytest.raises(ImageNotFound):  # read, looked for, and not there
+        await generator.reply(image_ids=["i" * 256])
 
 
 ABOVE_THE_LIMIT: list[tuple[dict[str, Any], type[SightlineError]]] = [
@@ -380,8 +386,17 @@ ABOVE_THE_LIMIT: list[tuple[dict[str, Any], type[SightlineError]]] = [
     ({"dialogue": [turn("x", pb.SPEAKER_BOT)]}, FieldOutOfRange),
     ({"k": 9}, FieldOutOfRange),
     ({"min_score": 1.5}, FieldOutOfRange),
+    ({"min_score": -1.5}, FieldOutOfRange),
+    ({"min_score": float("nan")}, FieldOutOfRange),
+    ({"image_ids": ["i" * 257]}, FieldOutOfRange),
+    ({"image_ids": [""]}, FieldMissing),
     ({"image_ids": [str(number) for number in range(9)]}, TooManyItems),
     ({"grounding": pb.GROUNDING_GIVEN}, FieldMissing),
+    ({"grounding": 99}, FieldOutOfRange),
+    ({"grounding": pb.GROUNDING_NONE, "picture": picture()}, FieldOutOfRange),
+    ({"grounding": pb.GROUNDING_NONE, "image_ids": ["a"]}, FieldOutOfRange),
+    ({"image_ids": ["a"], "picture": picture()}, FieldOutOfRange),
+    ({"picture": common_pb2.Picture()}, FieldMissing),
     ({"picture": common_pb2.Picture(data=bytes(MAX_PICTURE_BYTES + 1))}, PictureTooLarge),
     ({"options": tokens(257)}, FieldOutOfRange),
     ({"options": pb.GenerationOptions(num_beams=9)}, FieldOutOfRange),
@@ -478,6 +493,27 @@ async def test_a_caller_that_leaves_stops_the_decoding(generator: Caller) -> Non
         if frame.WhichOneof("frame") == "chunk":
             break
     # One thread decodes here, so the answer comes once the abandoned reply has let go of it.
+    assert await steps_at_rest(generator) - before < 200
+
+
+async def is_full(generator: Caller) -> bool:
+    """Whether every place for a reply is taken, which a caller without our channel's retries is told."""
+    request, metadata = pb.ReplyRequest(dialogue=[turn("steps")]), (("application", generator.application),)
+    try:
+        await generator.stub.Reply(request, timeout=5.0, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        return isinstance(error_from_rpc(error), QueueFull)
+    return False
+
+
+async def test_a_cancelled_reply_stops_the_decoding(start: Callable[..., Any]) -> None:
+    generator = await start(max_queued=0)
+    before = await steps_at_rest(generator)
+    replying = asyncio.create_task(generator.reply("slowly", options=tokens(256)))
+    while not await is_full(generator):
+        assert not replying.done()
+        await asyncio.sleep(0.1)  # leaves the place to the reply that is to take it
+    replying.cancel()
     assert await steps_at_rest(generator) - before < 200
 
 

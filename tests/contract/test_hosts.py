@@ -330,6 +330,25 @@ async def test_a_request_over_the_size_limit_is_the_callers_fault(host: Any) -> 
     assert type(error_from_rpc(error)) is errors.TooManyItems
 
 
+async def test_a_request_at_the_size_limit_passes_and_one_byte_more_is_refused(host: Any) -> None:
+    caller = await caller_of(host, "EncoderService", ToyEncoder, max_message_bytes=1000)
+    longest = "x" * (1000 - encoder_pb2.EncodeTextsRequest(texts=["x" * 900]).ByteSize() + 900)
+    assert encoder_pb2.EncodeTextsRequest(texts=[longest]).ByteSize() == 1000
+    assert (await caller.texts(longest)).served.request_id
+    assert type(error_from_rpc(await failure_of(caller.texts(longest + "x")))) is errors.TooManyItems
+
+
+async def test_calls_at_the_limit_run_and_one_more_is_told_to_come_back(host: Any) -> None:
+    caller = await caller_of(host, "EncoderService", ToyEncoder, keep=False, max_concurrent=2)
+    calls = {asyncio.ensure_future(caller.texts("wait")) for _ in range(3)}
+    (over,), running = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    refused = error_from_rpc(over.exception())
+    assert isinstance(refused, errors.QueueFull)
+    assert (refused.metadata, len(running)) == ({"limit": "2"}, 2)
+    for call in running:
+        call.cancel()
+
+
 async def test_a_stop_lets_the_running_call_finish(host: Any) -> None:
     caller = await caller_of(host, "EncoderService", ToyEncoder, keep=False)
     call = caller.texts("nap")
