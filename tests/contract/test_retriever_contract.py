@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import hashlib
+import io
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from PIL import Image
 
 from retriever_svc.building import build_servicer
 from retriever_svc.servicer import RetrieverServicer
 from retriever_svc.settings import RetrieverSettings
 from sightline.errors import (
+    DataCorrupt,
+    DeadlinePassed,
     DependencyUnavailable,
     DimensionMismatch,
     EmbeddingSpaceMismatch,
@@ -26,7 +33,10 @@ from sightline.errors import (
     IndexEmpty,
     PageTokenInvalid,
     PictureTooLarge,
+    PictureTooManyPixels,
     PictureUnreadable,
+    QueueFull,
+    Reindexing,
     SightlineError,
     TensorMalformed,
     TextTooLong,
@@ -47,7 +57,9 @@ from sightline.limits import (
 )
 from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.channels import ChannelSettings, Remote
+from sightline.rpc.context import CallContext
 from sightline.rpc.host_settings import HostSettings
+from sightline.rpc.status import error_from_rpc
 from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.testing.encoder import (
     DIMENSION,
@@ -61,8 +73,9 @@ from sightline.testing.encoder import (
     colour_vector,
 )
 from sightline.testing.folders import quick_folder
-from sightline.v1 import common_pb2
+from sightline.v1 import common_pb2, encoder_pb2
 from sightline.v1.common_pb2 import Picture, Tensor
+from sightline.v1.encoder_pb2_grpc import EncoderServiceStub
 from sightline.v1.retriever_pb2 import (
     Condition,
     DeleteImagesRequest,
@@ -83,11 +96,37 @@ def make_encoder() -> FakeEncoder:
     return FakeEncoder()
 
 
-def make_retriever(path: str, encoder_address: str, encoder_application: str) -> RetrieverServicer:
+def make_retriever(path: str, encoder_address: str, encoder_application: str, **changes: Any) -> RetrieverServicer:
     settings = RetrieverSettings(
-        path=Path(path), encoder_address=encoder_address, encoder_application=encoder_application
+        path=Path(path), encoder_address=encoder_address, encoder_application=encoder_application, **changes
     )
     return build_servicer(settings)
+
+
+class HeldEncoder(FakeEncoder):
+    """Does what a text tells: "hold" waits to be cancelled, "nap" a moment, "running" and "cancelled" wait until
+    one of these is, and "move on" leaves the space behind."""
+
+    async def start(self) -> None:
+        self.running, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def EncodeTexts(self, request: Any, call: CallContext) -> Any:
+        word = request.texts[0]
+        if word in {"hold", "nap"}:
+            self.running.set()
+            await self._hold(0.3 if word == "nap" else 60)
+        if word in {"running", "cancelled"}:
+            await getattr(self, word).wait()
+        if word == "move on":
+            self.publish(SECOND_SPACE, keep=1)
+        return await super().EncodeTexts(request, call)
+
+    async def _hold(self, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
 
 @dataclass
@@ -96,6 +135,16 @@ class Caller:
 
     remote: Remote
     stub: Any
+    application: str = ""
+    folder: Path = Path()
+
+    async def once(self, method: str, request: Any) -> Any:
+        """One attempt, past the retries of our channel."""
+        metadata = (("application", self.application),)
+        try:
+            return await getattr(self.stub, method)(request, timeout=20.0, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
 
     async def call(self, method: str, request: Any, **kwargs: Any) -> Any:
         return await self.remote.unary(getattr(self.stub, method), request, **kwargs)
@@ -110,8 +159,8 @@ class Caller:
             ids = [image.image_id for image in listed.images]
             await self.call("DeleteImages", DeleteImagesRequest(image_ids=ids))
 
-    async def search(self, **fields: Any) -> Any:
-        return await self.call("SearchImages", SearchImagesRequest(**({"k": 10} | fields)))
+    async def search(self, *, timeout_s: float = 20.0, **fields: Any) -> Any:
+        return await self.call("SearchImages", SearchImagesRequest(**({"k": 10} | fields)), timeout_s=timeout_s)
 
     async def ids(self, **fields: Any) -> list[str]:
         return [image.image_id for image in (await self.search(**fields)).images]
@@ -120,6 +169,43 @@ class Caller:
         with pytest.raises(kind) as caught:
             await self.call(method, request)
         return caught.value
+
+
+def caller_of(endpoint: Any, *, folder: str) -> Caller:
+    return Caller(
+        remote=endpoint.remote,
+        stub=RetrieverServiceStub(endpoint.remote.channel),
+        application=endpoint.settings.application,
+        folder=Path(folder),
+    )
+
+
+@dataclass
+class Held:
+    """A retriever, and the words that its encoder obeys."""
+
+    caller: Caller
+    remote: Remote
+
+    async def tell(self, word: str) -> None:
+        stub = EncoderServiceStub(self.remote.channel)
+        await self.remote.unary(stub.EncodeTexts, encoder_pb2.EncodeTextsRequest(texts=[word]), timeout_s=20.0)
+
+
+@pytest.fixture
+async def held(host: Any) -> AsyncIterator[Held]:
+    """A retriever that takes one write at a time and never looks whether its encoder has moved on; it holds red."""
+    encoder = await host.start("EncoderService", HeldEncoder)
+    with quick_folder() as folder:
+        address, application = encoder.settings.address, encoder.settings.application
+        changes = {"max_pending_writes": 1, "poll_s": 3600.0}
+        factory = functools.partial(make_retriever, str(folder), address, application, **changes)
+        started = Held(
+            caller=caller_of(await host.start("RetrieverService", factory), folder=str(folder)), remote=encoder.remote
+        )
+        assert [status.code for status in await started.caller.store(record("red"))] == [0]
+        yield started
+        await host.stop_all()
 
 
 def record(
@@ -146,7 +232,7 @@ async def caller(host: Any, kept_folder: str) -> AsyncIterator[Caller]:
         folder = kept_folder if is_kept else str(fresh_folder)
         factory = functools.partial(make_retriever, folder, settings.address, settings.application)
         endpoint = await host.start("RetrieverService", factory, keep=is_kept)
-        started = Caller(remote=endpoint.remote, stub=RetrieverServiceStub(endpoint.remote.channel))
+        started = caller_of(endpoint, folder=folder)
         await started.empty()
         yield started
         await host.stop_all()
@@ -385,11 +471,90 @@ async def test_the_request_id_is_echoed(caller: Caller) -> None:
     assert reply.served.request_id == "my-request-1"
 
 
+async def test_what_is_at_a_limit_is_stored_and_found(caller: Caller) -> None:
+    longest = "m" * MAX_METADATA_CHARS
+    padded = colour_picture("red").ljust(MAX_PICTURE_BYTES, b"\0")
+    (status,) = await caller.store(record("full", data=padded, **{longest: longest}))
+    assert status.code == 0
+    here = Condition(key=longest, any_of=[longest])
+    elsewhere = Condition(key="image_id", any_of=["other"])
+    where = Filter(must=[here], must_not=[elsewhere] * MAX_CONDITIONS)
+    assert await caller.ids(text="red", filter=where) == ["full"]
+    assert await caller.ids(picture=Picture(data=padded), min_score=-1.0) == ["full"]
+    await caller.refused(ImageNotFound, "GetImage", GetImageRequest(image_id="i" * MAX_IMAGE_ID_CHARS))
+    too_long = "i" * (MAX_IMAGE_ID_CHARS + 1)
+    await caller.refused(FieldOutOfRange, "GetImage", GetImageRequest(image_id=too_long))
+    await caller.refused(FieldOutOfRange, "DeleteImages", DeleteImagesRequest(image_ids=[too_long]))
+
+
+async def test_a_picture_of_too_many_pixels_is_refused_with_what_it_has_and_may_have(caller: Caller) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (20_001, 2_000)).save(buffer, "PNG")
+    promised = {"value": "40002000", "limit": "40000000"}
+    await fill(caller)
+    (status,) = await caller.store(record("huge", data=buffer.getvalue()))
+    assert (status.reason, dict(status.metadata)) == ("PICTURE_TOO_MANY_PIXELS", promised)
+    by_example = SearchImagesRequest(picture=Picture(data=buffer.getvalue()), k=1)
+    assert (await caller.refused(PictureTooManyPixels, "SearchImages", by_example)).metadata == promised
+
+
+async def test_a_stored_picture_that_was_altered_is_not_returned(caller: Caller) -> None:
+    await fill(caller)
+    sha256 = hashlib.sha256(colour_picture("red")).hexdigest()
+    (caller.folder / "pictures" / sha256[:2] / sha256).write_bytes(b"altered")
+    request = GetImageRequest(image_id="red", read_mask=FieldMask(paths=["picture"]))
+    error = await caller.refused(DataCorrupt, "GetImage", request)
+    assert error.metadata == {"detail": sha256}
+
+
+async def test_a_passed_deadline_ends_a_search_and_nothing_else(held: Held) -> None:
+    with pytest.raises(DeadlinePassed):
+        await held.caller.search(text="hold", timeout_s=0.3)
+    assert await held.caller.ids(text="red") == ["red"]
+
+
+async def test_a_cancelled_search_cancels_the_encoding(held: Held) -> None:
+    searching = asyncio.create_task(held.caller.search(text="hold"))
+    await held.tell("running")
+    searching.cancel()
+    await held.tell("cancelled")
+
+
+async def test_one_write_too_many_is_told_when_to_come_back(held: Held) -> None:
+    writes = [
+        asyncio.create_task(held.caller.once("UpsertImages", UpsertImagesRequest(images=[record(f"p{n}", (n, n, n))])))
+        for n in range(8)
+    ]
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, BaseException)]
+    assert 0 < len(refused) < 8
+    for error in refused:
+        assert isinstance(error, QueueFull)
+        assert (error.metadata, error.retry_after_s) == ({"limit": "1"}, 1.0)
+
+
+async def test_writes_wait_and_searches_name_the_encoder_once_it_left_the_space(held: Held) -> None:
+    await held.tell("move on")
+    with pytest.raises(Reindexing):
+        await held.caller.once("UpsertImages", UpsertImagesRequest(images=[record("blue", "blue")]))
+    vector = tensor_to_proto(colour_vector(COLOURS["red"], space_id=FIRST_SPACE))
+    assert await held.caller.ids(vector=vector, embedding_space_id=FIRST_SPACE) == ["red"]
+    with pytest.raises(DependencyUnavailable, match="no encoder holds space"):
+        await held.caller.once("SearchImages", SearchImagesRequest(text="red", k=1))
+
+
+async def test_a_running_search_finishes_while_the_service_drains(held: Held, host: Any) -> None:
+    searching = asyncio.create_task(held.caller.search(text="nap"))
+    await held.tell("running")
+    await host.stop_all()
+    assert [image.image_id for image in (await searching).images] == ["red"]
+
+
 async def test_an_encoder_that_is_gone_is_named(host: Any) -> None:
     with quick_folder() as folder:
         factory = functools.partial(make_retriever, str(folder), "127.0.0.1:1", "encoder")
         endpoint = await host.start("RetrieverService", factory)
-        caller = Caller(remote=endpoint.remote, stub=RetrieverServiceStub(endpoint.remote.channel))
+        caller = caller_of(endpoint, folder=str(folder))
         request = UpsertImagesRequest(images=[record("red")])
         with pytest.raises(DependencyUnavailable) as caught:
             await caller.call("UpsertImages", request, timeout_s=10.0)
