@@ -108,6 +108,29 @@ async def test_a_folder_in_use_is_refused_by_name(folder: Path) -> None:
             await EdgeIndex(folder).open()
 
 
+async def test_a_folder_locked_by_another_process_is_refused_until_that_ends(folder: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import asyncio, sys
+        from pathlib import Path
+        from retriever_svc.edge_index import EdgeIndex
+
+        asyncio.run(EdgeIndex(Path({str(folder)!r})).open())
+        print("open", flush=True)
+        sys.stdin.read()
+        """
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(UsageError, match=f"{folder}.*pid {other.pid}"):
+            await EdgeIndex(folder).open()
+        other.kill()
+    async with opened(folder) as index:
+        assert await index.count(space_id=SPACE.space_id) == 0
+
+
 async def test_a_folder_that_is_let_go_of_in_time_is_taken(folder: Path) -> None:
     first = EdgeIndex(folder)
     await first.open()
