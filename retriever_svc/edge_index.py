@@ -23,7 +23,19 @@ from typing import TypeVar
 from retriever_svc.edge_folder import EdgeFolder
 from retriever_svc.edge_optimize import copy_shard, optimize_copy
 from retriever_svc.edge_shard import EdgeShard
-from retriever_svc.index import CollectionInfo, Floats, Hit, ImagePoint, Layout, Page, SpaceSpec, Where, best_hits
+from retriever_svc.index import (
+    CollectionInfo,
+    Floats,
+    Hit,
+    ImagePoint,
+    Layout,
+    Page,
+    SpaceSpec,
+    Where,
+    best_hits,
+    collection_name,
+    with_fusion_tokens,
+)
 from sightline.errors import SightlineError
 
 _CARRY = 256
@@ -88,7 +100,7 @@ class EdgeIndex:
 
     def collection(self, space_id: str) -> str:
         """The name of the collection of a space."""
-        return f"{self._name}__{space_id}"
+        return collection_name(self._name, space_id=space_id)
 
     async def layout(self) -> Layout:
         """Which collections there are."""
@@ -173,12 +185,7 @@ class EdgeIndex:
             )
 
         hits = await best_hits(k, min_score=min_score, fetch=fetch)
-        if not (with_tokens and hits):
-            return hits
-        points = await self.get([hit.point.image_id for hit in hits], space_id=space_id, with_tokens=True)
-        return [
-            dataclasses.replace(hit, point=points[hit.point.image_id]) for hit in hits if hit.point.image_id in points
-        ]
+        return await with_fusion_tokens(hits, index=self, space_id=space_id) if with_tokens else hits
 
     async def count(self, *, space_id: str, sha256: str | None = None) -> int:
         """How many points there are, or how many of them hold the picture with this digest."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from retriever_svc.encoding import EncodedBatch, EncodedPicture
-from retriever_svc.index import Floats, SpaceSpec
+from retriever_svc.index import SPACE_ID, Floats, SpaceSpec
 from retriever_svc.vectors import unit_vector
 from sightline.errors import DataCorrupt, DependencyUnavailable, EmbeddingSpaceMismatch, NotReady, SightlineError
 from sightline.limits import MAX_MESSAGE_BYTES, MAX_PICTURES_PER_CALL
@@ -16,7 +15,6 @@ from sightline.rpc.status import error_from_item
 from sightline.rpc.tensors import tensor_from_proto
 from sightline.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
-_SPACE_ID = re.compile(r"[0-9a-f]{16}")
 _MAX_CALL_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 
 
@@ -106,7 +104,7 @@ def _raise_if_failed(status: common_pb2.ItemStatus) -> None:
 
 def _check_served(served: common_pb2.Served, *, space_id: str) -> None:
     # A defect of the encoder must not become a wrong answer of ours.
-    if not _SPACE_ID.fullmatch(served.embedding_space_id):
+    if not SPACE_ID.fullmatch(served.embedding_space_id):
         got = served.embedding_space_id[:64]
         raise DataCorrupt(f"the encoder names the space {got!r}, expected 16 hex digits", detail="embedding_space_id")
     if space_id and served.embedding_space_id != space_id:

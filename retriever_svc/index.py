@@ -9,9 +9,10 @@ Axes: D embedding width, P tokens of a picture, W token width.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 
+SPACE_ID = re.compile(r"[0-9a-f]{16}")
+"""What every embedding_space_id looks like."""
 IMAGE_VECTOR = "image"
 """Name of the indexed vector."""
 TOKEN_VECTOR = "tokens"  # noqa: S105  (a picture's fusion tokens, no secret)
@@ -245,6 +248,23 @@ async def best_hits(
     floor = -1.0 if min_score is None else min_score
     kept = [hit for hit in hits if hit.score >= floor]
     return sorted(kept, key=lambda hit: (-hit.score, hit.point.image_id))[:k]
+
+
+async def with_fusion_tokens(hits: Sequence[Hit], *, index: VectorIndex, space_id: str) -> list[Hit]:
+    """`hits` with the fusion tokens of their points; one whose point was deleted since is left out."""
+    points = await index.get([hit.point.image_id for hit in hits], space_id=space_id, with_tokens=True)
+    return [replace(hit, point=points[hit.point.image_id]) for hit in hits if hit.point.image_id in points]
+
+
+def collection_name(name: str, *, space_id: str) -> str:
+    """The name of the collection of a space in the index `name`."""
+    return f"{name}__{space_id}"
+
+
+def space_of_collection(collection: str, *, name: str) -> str | None:
+    """The space whose collection this is in the index `name`, or None if it is another's."""
+    start, _, space_id = collection.rpartition("__")
+    return space_id if start == name and SPACE_ID.fullmatch(space_id) else None
 
 
 def engine_floor(min_score: float | None) -> float | None:

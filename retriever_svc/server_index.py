@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Sequence
@@ -29,8 +27,11 @@ from retriever_svc.index import (
     SpaceSpec,
     Where,
     best_hits,
+    collection_name,
     cosine,
     engine_floor,
+    space_of_collection,
+    with_fusion_tokens,
 )
 from retriever_svc.server_points import (
     from_server,
@@ -46,7 +47,6 @@ from retriever_svc.server_points import (
 from retriever_svc.settings import QdrantSettings
 from sightline.errors import DeadlinePassed, DependencyUnavailable, QueueFull, Reindexing, SightlineError
 
-_SPACE_ID = re.compile(r"[0-9a-f]{16}")
 _OVERSAMPLING = 2.0
 
 
@@ -81,7 +81,7 @@ class ServerIndex:
 
     def collection(self, space_id: str) -> str:
         """The name of the collection of a space."""
-        return f"{self._name}__{space_id}"
+        return collection_name(self._name, space_id=space_id)
 
     async def layout(self) -> Layout:
         """Which collections there are, as of now, other processes' changes included."""
@@ -196,12 +196,7 @@ class ServerIndex:
             return [Hit(score=cosine(hit.score), point=from_server(hit)) for hit in reply.points]
 
         hits = await best_hits(k, min_score=min_score, fetch=fetch)
-        if not (with_tokens and hits):
-            return hits
-        points = await self.get([hit.point.image_id for hit in hits], space_id=space_id, with_tokens=True)
-        return [
-            dataclasses.replace(hit, point=points[hit.point.image_id]) for hit in hits if hit.point.image_id in points
-        ]
+        return await with_fusion_tokens(hits, index=self, space_id=space_id) if with_tokens else hits
 
     async def count(self, *, space_id: str, sha256: str | None = None) -> int:
         """How many points there are, or how many of them hold the picture with this digest."""
@@ -227,8 +222,7 @@ class ServerIndex:
         return f"{self._name}__next"
 
     def _space_of(self, collection: str) -> str | None:
-        start, _, space_id = collection.rpartition("__")
-        return space_id if start == self._name and _SPACE_ID.fullmatch(space_id) else None
+        return space_of_collection(collection, name=self._name)
 
     async def _spec(self, space_id: str) -> SpaceSpec:
         # A collection's shapes never change, so they are asked for once.
