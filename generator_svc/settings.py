@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sightline.errors import SettingInvalid
 from sightline.rpc.channels import ChannelSettings
+from sightline.rpc.encoder_peer import EncoderPeer
 from sightline.rpc.tokens import Secret
 
 _SPARE_CALLS = 16
@@ -15,7 +16,7 @@ _SPARE_CALLS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
+class GeneratorSettings(EncoderPeer):
     """Where releases come from, who is asked for pictures, and how much is decoded at once."""
 
     registry: str = "var/registry"
@@ -51,19 +52,6 @@ class GeneratorSettings:
     """Whether the retriever speaks TLS."""
     retriever_ca_file: Path | None = None
     """PEM certificates that sign the retriever; none means the machine's own roots."""
-
-    encoder_address: str = "127.0.0.1:50051"
-    """`host:port` of the encoder, asked only for pictures that a caller shows."""
-    encoder_application: str = "encoder"
-    """Ray Serve application of the encoder."""
-    encoder_timeout_s: float = 10.0
-    """Longest that one call to the encoder may take."""
-    encoder_token: Secret | None = None
-    """Bearer token for the encoder."""
-    encoder_is_tls: bool = False
-    """Whether the encoder speaks TLS."""
-    encoder_ca_file: Path | None = None
-    """PEM certificates that sign the encoder; none means the machine's own roots."""
 
     min_score: float = -1.0
     """Least similarity of a retrieved picture where the caller names none, -1 to 1. Higher answers more dialogues
@@ -138,17 +126,6 @@ class GeneratorSettings:
             token=self.retriever_token,
             is_tls=self.retriever_is_tls,
             tls_ca_file=self.retriever_ca_file,
-        )
-
-    def encoder_channel(self) -> ChannelSettings:
-        """How the encoder is spoken to."""
-        return ChannelSettings(
-            address=self.encoder_address,
-            application=self.encoder_application,
-            timeout_s=self.encoder_timeout_s,
-            token=self.encoder_token,
-            is_tls=self.encoder_is_tls,
-            tls_ca_file=self.encoder_ca_file,
         )
 
 

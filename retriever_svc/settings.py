@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SettingInvalid
-from sightline.rpc.channels import ChannelSettings
+from sightline.rpc.encoder_peer import EncoderPeer
 from sightline.rpc.tokens import Secret
 
 DRIVERS = ("edge", "server")
@@ -39,7 +39,7 @@ class QdrantSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrieverSettings:
+class RetrieverSettings(EncoderPeer):
     """Settings of the retriever. Filled by `read_settings(RetrieverSettings, section="retriever")`."""
 
     port: int = 50052
@@ -65,18 +65,8 @@ class RetrieverSettings:
     lock_wait_s: float = 5.0
     """How long the edge driver waits for a process that is stopping to let go of the folder."""
 
-    encoder_address: str = "127.0.0.1:50051"
-    """`host:port` of the encoder."""
-    encoder_application: str = "encoder"
-    """Ray Serve application of the encoder."""
     encoder_timeout_s: float = 30.0
-    """Longest that one call to the encoder may take."""
-    encoder_token: Secret | None = None
-    """Bearer token for the encoder."""
-    encoder_is_tls: bool = False
-    """Whether the encoder speaks TLS."""
-    encoder_ca_file: Path | None = None
-    """PEM certificates that sign the encoder; none means the machine's own roots."""
+    """Longest that one call to the encoder may take: a batch of pictures, not one."""
 
     qdrant_url: str = "http://127.0.0.1:6333"
     """URL of the Qdrant server; https turns TLS on."""
@@ -120,17 +110,6 @@ class RetrieverSettings:
     def pictures_uri(self) -> str:
         """Where picture bytes are kept."""
         return self.pictures or str(self.path / "pictures")
-
-    def encoder_channel(self) -> ChannelSettings:
-        """How the encoder is spoken to."""
-        return ChannelSettings(
-            address=self.encoder_address,
-            application=self.encoder_application,
-            timeout_s=self.encoder_timeout_s,
-            token=self.encoder_token,
-            is_tls=self.encoder_is_tls,
-            tls_ca_file=self.encoder_ca_file,
-        )
 
     def qdrant(self) -> QdrantSettings:
         """Where the server driver finds its Qdrant."""
