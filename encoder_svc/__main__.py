@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import sys
 
 from encoder_svc.settings import THREAD_ENVIRONMENT, EncoderSettings
-from sightline.errors import UsageError
-from sightline.rpc.aio_host import AioHost, ServiceBinding
-from sightline.rpc.host_settings import read_host_settings
-from sightline.rpc.telemetry import LogSettings, configure_logging
-from sightline.settings import environment, read_settings, set_environment
+from sightline.rpc.services import Servicer
+from sightline.rpc.standalone import run_standalone
+from sightline.settings import environment, set_environment
 
 
-async def serve(settings: EncoderSettings) -> None:
-    """Serve until a signal comes, then drain."""
-    from encoder_svc.servicer import build_servicer  # only now, since OpenMP reads its environment when torch loads
+def build(settings: EncoderSettings) -> Servicer:
+    """The servicer; its module loads torch, which must find the environment that `main` sets for OpenMP."""
+    from encoder_svc.servicer import build_servicer
 
-    binding = ServiceBinding(service="EncoderService", servicer=build_servicer(settings))
-    host = AioHost([binding], dataclasses.replace(read_host_settings(), port=settings.port))
-    await host.start()
-    await host.serve_until_signal()
+    return build_servicer(settings)
 
 
 def main() -> int:
     """Exit code: 0 after a drained stop, 2 if a setting is wrong."""
     for name, value in THREAD_ENVIRONMENT.items():
         set_environment(name, environment(name, default=value))
-    try:
-        configure_logging(read_settings(LogSettings, section="log"))
-        asyncio.run(serve(read_settings(EncoderSettings, section="encoder")))
-    except UsageError as error:
-        print(f"encoder_svc: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_standalone("EncoderService", kind=EncoderSettings, build=build)
 
 
 if __name__ == "__main__":

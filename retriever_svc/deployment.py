@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from ray import serve
 from ray.serve import Application
 
 from retriever_svc.building import build_servicer
 from retriever_svc.settings import RetrieverSettings
-from sightline.rpc.serve_host import deployment_class
+from sightline.rpc.serve_host import serve_application
 from sightline.settings import read_settings
 
 
 def build_app(settings: RetrieverSettings) -> Application:
-    """The application for these settings, which travel to every replica."""
-    deployment = serve.deployment(
-        deployment_class(partial(build_servicer, settings), "RetrieverService"),
-        name="RetrieverService",
-        num_replicas=settings.num_replicas,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        max_queued_requests=settings.max_ongoing_requests,
-        graceful_shutdown_timeout_s=settings.shutdown_s,
-        ray_actor_options={"num_cpus": settings.num_cpus},
-    )
-    return deployment.bind()
+    """The application for these settings, which travel to every replica. Raises nothing before it runs."""
+    return serve_application("RetrieverService", settings=settings, build=build_servicer)
 
 
 app = build_app(read_settings(RetrieverSettings, section="retriever"))

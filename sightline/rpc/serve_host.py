@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
+from ray import serve
+from ray.serve import Application
 from ray.serve.config import gRPCOptions
 from ray.serve.grpc_util import RayServegRPCContext
 
@@ -59,6 +62,49 @@ def deployment_class(
             await self._open(servicer_factory, service_name, settings_factory())
 
     return type(service_name, (Hosted,), {"__doc__": f"{service_name} under Ray Serve.", **methods})
+
+
+class ReplicaSettings(Protocol):
+    """What the settings of every service say of its replicas."""
+
+    @property
+    def num_replicas(self) -> int:
+        """How many there are."""
+
+    @property
+    def num_cpus(self) -> float:
+        """Cores that Ray books for each."""
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Calls in one at once."""
+
+    @property
+    def shutdown_s(self) -> float:
+        """Longest time that one which is replaced gets to finish its calls."""
+
+
+SettingsT = TypeVar("SettingsT", bound=ReplicaSettings)
+
+
+def serve_application(
+    service_name: str, *, settings: SettingsT, build: Callable[[SettingsT], Servicer], **actor_options: Any
+) -> Application:
+    """The application that answers `service_name`; the settings travel to every replica. Raises nothing before it runs.
+
+    `actor_options` are Ray's, beside the cores.
+    """
+    deployment = serve.deployment(
+        deployment_class(partial(build, settings), service_name),
+        name=service_name,
+        num_replicas=settings.num_replicas,
+        max_ongoing_requests=settings.max_ongoing_requests,
+        # A bounded queue of its own in every proxy, so that a full service refuses instead of hoarding requests.
+        max_queued_requests=settings.max_ongoing_requests,
+        graceful_shutdown_timeout_s=settings.shutdown_s,
+        ray_actor_options={"num_cpus": settings.num_cpus, **actor_options},
+    )
+    return deployment.bind()
 
 
 class _Hosted:
