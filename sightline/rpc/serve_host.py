@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import gRPCOptions
 from ray.serve.grpc_util import RayServegRPCContext
+from ray.util.metrics import Gauge
 
 from sightline.errors import NotReady, SettingInvalid, SightlineError
 from sightline.rpc.context import REQUEST_ID_KEY, IncomingCall
@@ -18,7 +19,7 @@ from sightline.rpc.dispatch import Dispatcher
 from sightline.rpc.host_settings import HostSettings, read_host_settings
 from sightline.rpc.services import SERVICE_NAMES, Servicer, service_descriptor, service_methods
 from sightline.rpc.status import clip, error_trailers, status_code
-from sightline.rpc.telemetry import LogSettings, configure_logging
+from sightline.rpc.telemetry import LogSettings, MetricsMirror, configure_logging
 from sightline.rpc.tokens import TokenCheck
 from sightline.settings import read_settings
 
@@ -123,13 +124,16 @@ class _Hosted:
             max_concurrent=settings.max_concurrent,
             max_request_bytes=settings.max_message_bytes,
         )
+        # Ray exports it as `ray_sightline_*` from the port that tells of all of its metrics.
+        self._metrics = MetricsMirror(Gauge)
         servicer = servicer_factory()
         await servicer.start()
         self._servicer = servicer
         self._dispatcher.mark_started()
 
     async def check_health(self) -> None:
-        """Raise NotReady if the servicer was ready and is no more. Serve calls it every ten seconds."""
+        """Tell the metrics, and raise NotReady if the servicer was ready and is no more; every ten seconds by Serve."""
+        self._metrics.copy()
         is_ready = self._servicer is not None and self._servicer.is_ready()
         if self._was_ready and not is_ready:
             raise NotReady("the servicer is not ready any more")

@@ -7,7 +7,9 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
@@ -44,6 +46,41 @@ class CallMetrics:
 @functools.cache
 def _shared_metrics() -> CallMetrics:
     return CallMetrics(REGISTRY)
+
+
+class SampleGauge(Protocol):
+    """One metric of another make that takes the value of a sample."""
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        """Let the series with these labels have this value."""
+
+
+class MetricsMirror:
+    """Copies every `sightline_*` sample of a registry, under its own name and labels, into gauges of another make.
+
+    For hosts whose processes nobody scrapes. Counters and buckets become gauges
+    of the same values, so `rate` and `histogram_quantile` read them as before.
+    """
+
+    def __init__(
+        self,
+        make_gauge: Callable[[str, str, tuple[str, ...]], SampleGauge],
+        *,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._make_gauge = make_gauge
+        self._registry = registry
+        self._gauges: dict[str, SampleGauge] = {}
+
+    def copy(self) -> None:
+        """Copy the values of now. `make_gauge` is given a name, a description and the keys of the labels."""
+        for family in self._registry.collect():
+            for sample in family.samples:
+                if sample.name.startswith("sightline_") and not sample.name.endswith("_created"):
+                    if sample.name not in self._gauges:
+                        keys = tuple(sample.labels)
+                        self._gauges[sample.name] = self._make_gauge(sample.name, family.documentation, keys)
+                    self._gauges[sample.name].set(sample.value, dict(sample.labels))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,21 @@ import logging
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from sightline import errors
 from sightline.rpc import validate
 from sightline.rpc.channels import ChannelSettings, channel_options, service_config
 from sightline.rpc.retry import RetryBudget, pause_before
 from sightline.rpc.services import APPLICATIONS, SERVICE_NAMES, service_descriptor, service_methods
-from sightline.rpc.telemetry import CallMetrics, FieldsFormatter, JsonFormatter, LogSettings, configure_logging
+from sightline.rpc.telemetry import (
+    CallMetrics,
+    FieldsFormatter,
+    JsonFormatter,
+    LogSettings,
+    MetricsMirror,
+    configure_logging,
+)
 from sightline.rpc.timings import StageClock
 from sightline.rpc.tokens import Secret, TokenCheck, read_tokens
 from sightline.v1 import generator_pb2
@@ -216,3 +223,27 @@ def test_calls_are_counted_by_method_and_code() -> None:
     metrics.observe("/a/B", code="INTERNAL", seconds=0.5)
     assert registry.get_sample_value("sightline_rpc_calls_total", {"method": "/a/B", "code": "OK"}) == 1.0
     assert registry.get_sample_value("sightline_rpc_seconds_sum", {"method": "/a/B"}) == 0.75
+
+
+def test_a_mirror_tells_every_sample_of_ours_again_and_nothing_else() -> None:
+    registry = CollectorRegistry()
+    metrics, told = CallMetrics(registry), {}
+    Gauge("other_gauge", "Not ours.", registry=registry).set(1)
+
+    class Recorded:
+        def __init__(self, name: str, description: str, keys: tuple[str, ...]) -> None:
+            self.name, self.keys = name, keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert tuple(tags) == self.keys
+            told[self.name, *tags.values()] = value
+
+    mirror = MetricsMirror(Recorded, registry=registry)
+    for _ in range(2):  # the second copy brings what changed
+        metrics.observe("/a/B", code="OK", seconds=0.25)
+        mirror.copy()
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    ours = [sample for sample in samples if "other" not in sample.name and not sample.name.endswith("_created")]
+    assert told == {(sample.name, *sample.labels.values()): sample.value for sample in ours}
+    assert told["sightline_rpc_calls_total", "/a/B", "OK"] == 2.0
+    assert told["sightline_rpc_seconds_bucket", "/a/B", "+Inf"] == 2.0

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from sightline.errors import NotReady, SettingInvalid
+from sightline.registry.metrics import ReloadMetrics
 from sightline.rpc.host_settings import HostSettings
 from sightline.rpc.services import SERVICE_NAMES, service_methods
+from sightline.rpc.telemetry import MetricsMirror
 
 pytestmark = pytest.mark.slow  # importing ray.serve takes two seconds
 
@@ -78,6 +80,24 @@ async def test_a_servicer_that_was_ready_and_is_no_more_is_restarted(replica_of:
     for _ in range(3):  # Serve asks three times before it restarts
         with pytest.raises(NotReady):
             await replica.check_health()
+
+
+async def test_a_health_check_hands_our_metrics_to_ray(replica_of: Any) -> None:
+    replica = await replica_of(Toy())
+    ReloadMetrics.shared().set_generation("of-the-test", generation=7)
+    told = {}
+
+    class Recorded:
+        def __init__(self, name: str, description: str, keys: tuple[str, ...]) -> None:
+            self.name, self.keys = name, keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert set(tags) == set(self.keys)
+            told[(self.name, *tags.values())] = value
+
+    replica._metrics = MetricsMirror(Recorded)
+    await replica.check_health()
+    assert told["sightline_serving_generation", "of-the-test"] == 7
 
 
 async def test_a_stop_closes_the_servicer_once(replica_of: Any) -> None:
