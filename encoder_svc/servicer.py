@@ -10,7 +10,6 @@ from encoder_svc.engine import (
     Encoding,
     PictureVector,
     RefusedPicture,
-    Release,
     TextVector,
     build_engine,
 )
@@ -18,6 +17,7 @@ from encoder_svc.settings import EncoderSettings
 from sightline.errors import SightlineError
 from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
 from sightline.rpc.context import CallContext
+from sightline.rpc.served import reload_status, served_by
 from sightline.rpc.status import item_status
 from sightline.rpc.tensors import tensor_to_proto
 from sightline.rpc.timings import StageClock
@@ -83,23 +83,16 @@ class EncoderServicer:
         """What the serving release can do, and where the hot reload stands. Raises NotReady."""
         clock = StageClock()
         release = self._engine.newest()
-        model, state = release.value, self._engine.reload_state()
+        model = release.value
         return encoder_pb2.DescribeEncoderResponse(
-            served=_served(release, clock=clock, call=call),
+            served=served_by(release, clock=clock, call=call),
             dimension=model.dimension,
             context_length=model.context_length,
             image_size=model.image_size,
             num_tokens=model.num_tokens,
             token_width=model.token_width,
             compute_dtype=model.compute_dtype,
-            reload=common_pb2.ReloadStatus(
-                phase=state.phase,
-                serving_generation=state.serving_generation,
-                reloads=state.reloads,
-                failures=state.failures,
-                quarantined_release_ids=state.quarantined,
-                last_error=state.last_error,
-            ),
+            reload=reload_status(self._engine.reload_state()),
         )
 
 
@@ -156,7 +149,7 @@ def _served_encoding(
     encoding: Encoding[TextVector] | Encoding[PictureVector | RefusedPicture], *, clock: StageClock, call: CallContext
 ) -> common_pb2.Served:
     _add_stages(clock, encoding.stages)
-    return _served(encoding.release, clock=clock, call=call)
+    return served_by(encoding.release, clock=clock, call=call)
 
 
 def _add_stages(clock: StageClock, stages: Stages) -> None:
@@ -168,13 +161,3 @@ def _add_stages(clock: StageClock, stages: Stages) -> None:
     for name, seconds in pairs:
         if seconds:
             clock.add(name, seconds=seconds)
-
-
-def _served(release: Release, *, clock: StageClock, call: CallContext) -> common_pb2.Served:
-    return common_pb2.Served(
-        release_id=release.manifest.release_id,
-        generation=release.generation,
-        embedding_space_id=release.manifest.embedding_space_id,
-        request_id=call.request_id,
-        timings=clock.timings(),
-    )

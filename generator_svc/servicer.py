@@ -16,8 +16,9 @@ from generator_svc.orders import AnyReplyRequest, ReplyOrder, read_order
 from generator_svc.retriever_client import RetrieverClient
 from generator_svc.settings import GeneratorSettings
 from sightline.models.generator_model import GeneratorModel, ImageEvidence
-from sightline.registry import HotReloader, Loaded, ReloadState
+from sightline.registry import HotReloader
 from sightline.rpc.context import CallContext
+from sightline.rpc.served import reload_status, served_by
 from sightline.rpc.timings import StageClock
 from sightline.v1 import common_pb2
 from sightline.v1 import generator_pb2 as pb
@@ -118,11 +119,11 @@ class GeneratorServicer:
         clock = StageClock()
         with self._reloader.lease() as loaded:
             return pb.DescribeGeneratorResponse(
-                served=_served_by(loaded, call=call, clock=clock),
+                served=served_by(loaded, call=call, clock=clock),
                 context_length=loaded.value.context_length,
                 num_image_tokens=loaded.value.num_image_tokens,
                 image_token_width=loaded.value.image_token_width,
-                reload=_reload_status(self._reloader.status()),
+                reload=reload_status(self._reloader.status()),
             )
 
     @asynccontextmanager
@@ -198,25 +199,4 @@ def _usage(prepared: Prepared, finished: Finished) -> pb.Usage:
 
 
 def _served(reply: _Reply) -> common_pb2.Served:
-    return _served_by(reply.evidence.loaded, call=reply.call, clock=reply.clock)
-
-
-def _served_by(loaded: Loaded[GeneratorModel], *, call: CallContext, clock: StageClock) -> common_pb2.Served:
-    return common_pb2.Served(
-        release_id=loaded.manifest.release_id,
-        generation=loaded.generation,
-        embedding_space_id=loaded.manifest.embedding_space_id,
-        request_id=call.request_id,
-        timings=clock.timings(),
-    )
-
-
-def _reload_status(state: ReloadState) -> common_pb2.ReloadStatus:
-    return common_pb2.ReloadStatus(
-        phase=state.phase,
-        serving_generation=state.serving_generation,
-        reloads=state.reloads,
-        failures=state.failures,
-        quarantined_release_ids=state.quarantined,
-        last_error=state.last_error,
-    )
+    return served_by(reply.evidence.loaded, call=reply.call, clock=reply.clock)
