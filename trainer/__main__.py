@@ -73,11 +73,11 @@ def _add_experiments(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 def _experiments(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     # Imported here: plots and pages are nothing that a training needs.
-    from trainer.experiments.run import Order, run_experiments
+    from trainer.experiments.run import Order, base_config, run_experiments, suite_named
 
+    suite = suite_named(known.suite)
     name = f"{known.suite}-quick" if known.quick else known.suite
     order = Order(
-        suite=known.suite,
         out=known.out or Path("var/experiments") / name,
         is_quick=known.quick,
         only=known.only,
@@ -85,7 +85,7 @@ def _experiments(known: argparse.Namespace, settings: list[str], console: Consol
         is_local=known.local,
         settings=tuple(settings[1:] if settings[:1] == ["--"] else settings),
     )
-    run_experiments(order, console=console)
+    run_experiments(suite, base=base_config(suite, order), order=order, console=console)
 
 
 def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> None:

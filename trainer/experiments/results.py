@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from trainer.experiments.significance import holm, sign_flip_p
 ALPHA = 0.05
 """Largest corrected p-value at which a claim counts as supported."""
 _PLACES = 6
-_KEPT_DIGITS = 12
+_KEPT_DIGITS = 16
 Row = dict[str, Any]
 Outcomes = Mapping[str, Outcome]
 """By the digest of the cell."""
@@ -39,9 +38,8 @@ def read_outcome(cell: Cell, out: Path) -> Outcome | None:
 
 
 def cell_path(cell: Cell, out: Path) -> Path:
-    """The file of the cell's outcome; other settings have another one."""
-    name = re.sub(r"[^a-z0-9.]+", "-", cell.name.lower().replace("%", "pc")).strip("-")
-    return out / "cells" / cell.experiment / f"{name}-seed{cell.seed}-{cell.digest[:_KEPT_DIGITS]}.json"
+    """The file of the cell's outcome, shared by cells of several experiments that measure the same."""
+    return out / "cells" / f"seed{cell.seed}-{cell.digest[:_KEPT_DIGITS]}.json"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,11 +101,10 @@ def _described(cell: Cell) -> dict[str, Any]:
     config = cell.model.config
     settings = {name: to_json(getattr(config, name)) for name in ("data", "model", "stage1", "stage2", "evaluation")}
     return {
-        "experiment": cell.experiment,
-        "cell": cell.name,
-        "seed": cell.seed,
         "digest": cell.digest,
         "model": cell.model.digest,
+        "seed": cell.seed,
+        "measure": cell.measure.__qualname__,
         "options": dict(cell.options),
         "settings": settings,
     }

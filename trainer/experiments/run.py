@@ -35,7 +35,6 @@ _ANNOTATED = Path("dialogues_annotated.jsonl")
 class Order:
     """What one call asks for."""
 
-    suite: str
     out: Path
     is_quick: bool = False
     only: str = ""
@@ -47,14 +46,21 @@ class Order:
     """Trainer settings laid over the suite's recipe."""
 
 
-def run_experiments(order: Order, *, console: Console) -> list[Verdict]:
+def suite_named(name: str) -> Suite:
+    """The suite of that name. Raises UsageError naming the nearest ones."""
+    if name not in SUITES:
+        raise UsageError(f"no suite {name!r}{nearest(name, list(SUITES))}; known: {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Console) -> list[Verdict]:
     """Train and measure what `order.out` does not hold yet, then write results.json, claims.json and report.html.
 
-    Raises UsageError for an unknown suite, experiment or repeated seed.
+    `base` is what every cell changes. Raises UsageError for an unknown experiment or a repeated seed.
     """
-    suite = _suite(order)
+    _check(suite, order)
     out = order.out.resolve()
-    base = _with_world(apply_overrides(_recipe(suite, order), arguments=order.settings), out=out)
+    base = _with_world(base, out=out)
     cells = planned_cells(suite, base, order=order)
     tasks = missing_tasks(cells, out)
     num_models = len({cell.model.digest for cell in cells})
@@ -105,7 +111,7 @@ def write_results(suite: Suite, cells: Sequence[Cell], *, order: Order, base: Fi
         verdicts=found,
         dialogues=example_dialogues(cells, outcomes),
         setting={
-            "command": command_line(order),
+            "command": command_line(suite, order),
             "recipe": base.recipe,
             "seeds": list(order.seeds),
             "is_quick": order.is_quick,
@@ -115,9 +121,9 @@ def write_results(suite: Suite, cells: Sequence[Cell], *, order: Order, base: Fi
     return found
 
 
-def command_line(order: Order) -> str:
+def command_line(suite: Suite, order: Order) -> str:
     """The call that the order is, without where it writes."""
-    words = ["python -m trainer experiments", order.suite, *(["--quick"] if order.is_quick else [])]
+    words = ["python -m trainer experiments", suite.name, *(["--quick"] if order.is_quick else [])]
     words += ["--only", order.only] if order.only else []
     words += ["--seeds", *map(str, order.seeds)]
     return " ".join([*words, *(["--", *order.settings] if order.settings else [])])
@@ -132,20 +138,18 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
     return table
 
 
-def _suite(order: Order) -> Suite:
-    if order.suite not in SUITES:
-        raise UsageError(f"no suite {order.suite!r}{nearest(order.suite, list(SUITES))}; known: {', '.join(SUITES)}")
+def base_config(suite: Suite, order: Order) -> FitConfig:
+    """The recipe of the suite, the small one for a quick order, under the order's settings."""
+    named = recipe(suite.quick_recipe if order.is_quick else suite.recipe)
+    return apply_overrides(named, arguments=order.settings)
+
+
+def _check(suite: Suite, order: Order) -> None:
     if len(set(order.seeds)) != len(order.seeds) or not order.seeds:
         raise UsageError(f"--seeds: got {list(order.seeds)}, expected each once and at least one")
-    suite = SUITES[order.suite]
     known = [experiment.name for experiment in suite.experiments]
     if order.only and order.only not in known:
         raise UsageError(f"--only: no experiment {order.only!r}{nearest(order.only, known)}; known: {', '.join(known)}")
-    return suite
-
-
-def _recipe(suite: Suite, order: Order) -> FitConfig:
-    return recipe(suite.quick_recipe if order.is_quick else suite.recipe)
 
 
 def _with_world(config: FitConfig, *, out: Path) -> FitConfig:

@@ -70,9 +70,9 @@ def _crossover(means: Mapping[tuple[str, str], float]) -> str:
     alone = {share: means["labelled", f"labels only {_percent(share)}"] for share in SHARES}
     reached = [share for share in SHARES if alone[share] >= start]
     if not reached:
-        return f"Labelled: labels alone never reach what the model has without a label ({start:.3f})."
+        return f"Labelled: the mean of labels alone never reaches that of the model without a label ({start:.3f})."
     return (
-        f"Labelled: labels alone reach what the model has without a label ({start:.3f}) at "
+        f"Labelled: the mean of labels alone reaches that of the model without a label ({start:.3f}) at "
         f"{_percent(reached[0])} of the annotated triples ({alone[reached[0]]:.3f})."
     )
 
