@@ -47,9 +47,10 @@ def example_dialogues(cells: Sequence[Cell], outcomes: Outcomes) -> list[dict[st
     Cells that ask the same model nothing new add nothing: an experiment named
     `relevance` is shown, else the first that kept examples.
     """
-    kept = [cell for cell in cells if cell.seed == cells[0].seed and outcomes[cell.digest].examples]
+    kept = [cell for cell in cells if outcomes[cell.digest].examples]
     if not kept:
         return []
+    kept = [cell for cell in kept if cell.seed == kept[0].seed]
     chosen = "relevance" if any(cell.experiment == "relevance" for cell in kept) else kept[0].experiment
     dialogues: dict[str, dict[str, Any]] = {}
     for cell in (cell for cell in kept if cell.experiment == chosen):

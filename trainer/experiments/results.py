@@ -27,14 +27,13 @@ Outcomes = Mapping[str, Outcome]
 
 def measure_cell(cell: Cell, out: Path) -> None:
     """Measure `cell` unless `out` holds its outcome, and write it, whole or not at all."""
-    if read_outcome(cell, out) is None:
+    if not cell_path(cell, out).exists():
         write_json(cell_path(cell, out), {**_described(cell), "outcome": asdict(cell.measure(cell, out))})
 
 
-def read_outcome(cell: Cell, out: Path) -> Outcome | None:
-    """The outcome of `cell` as it was measured before, or None."""
-    path = cell_path(cell, out)
-    return Outcome(**json.loads(path.read_text(encoding="utf-8"))["outcome"]) if path.exists() else None
+def read_outcome(cell: Cell, out: Path) -> Outcome:
+    """The outcome of a `cell` that was measured before."""
+    return Outcome(**json.loads(cell_path(cell, out).read_text(encoding="utf-8"))["outcome"])
 
 
 def cell_path(cell: Cell, out: Path) -> Path:

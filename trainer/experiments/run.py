@@ -19,7 +19,15 @@ from trainer.config import DataSettings, FitConfig
 from trainer.data import load_corpus
 from trainer.experiments.plan import Cell, Model, Suite
 from trainer.experiments.report import example_dialogues, write_report
-from trainer.experiments.results import Verdict, measure_cell, read_outcome, result_rows, verdicts, write_json
+from trainer.experiments.results import (
+    Verdict,
+    cell_path,
+    measure_cell,
+    read_outcome,
+    result_rows,
+    verdicts,
+    write_json,
+)
 from trainer.experiments.schedule import Executor, LocalExecutor, Task, run_tasks
 from trainer.experiments.training import is_trained, train_model
 from trainer.experiments.zrigf import ZRIGF
@@ -56,12 +64,14 @@ def suite_named(name: str) -> Suite:
 def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Console) -> list[Verdict]:
     """Train and measure what `order.out` does not hold yet, then write results.json, claims.json and report.html.
 
-    `base` is what every cell changes. Raises UsageError for an unknown experiment or a repeated seed.
+    `base` is what every cell changes. An order of one experiment runs that one; the files hold every experiment that
+    is complete. Raises UsageError for an unknown experiment or a repeated seed.
     """
     _check(suite, order)
     out = order.out.resolve()
     base = _with_world(base, out=out)
-    cells = planned_cells(suite, base, order=order)
+    planned = planned_cells(suite, base, order=order)
+    cells = [cell for cell in planned if order.only in {"", cell.experiment}]
     tasks = missing_tasks(cells, out)
     num_models = len({cell.model.digest for cell in cells})
     console.print(f"{len(cells)} cells of {num_models} models in {out}; {len(tasks)} tasks to run")
@@ -69,22 +79,27 @@ def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Con
     if tasks:
         with _executor(order) as executor, _bars(console) as progress:
             run_tasks(tasks, executor=executor, on_done=_Ticker(progress, tasks))
-    found = write_results(suite, cells, order=order, base=base)
+    found = write_results(suite, complete_cells(planned, out), order=order, base=base)
     console.print(verdict_table(found))
     console.print(f"{time.monotonic() - began:.0f} s; {out / 'report.html'}")
     return found
 
 
 def planned_cells(suite: Suite, base: FitConfig, *, order: Order) -> list[Cell]:
-    """Every cell of the order, seed by seed."""
+    """Every cell of the suite for the order's seeds, seed by seed."""
     data_digest = load_corpus(base.data).digest
-    cells = [cell for seed in order.seeds for cell in suite.cells(replace(base, seed=seed), data_digest)]
-    return [cell for cell in cells if order.only in {"", cell.experiment}]
+    return [cell for seed in order.seeds for cell in suite.cells(replace(base, seed=seed), data_digest)]
+
+
+def complete_cells(planned: Sequence[Cell], out: Path) -> list[Cell]:
+    """The cells of those experiments that lack none: cells that several share do not make another one appear."""
+    lacking = {cell.experiment for cell in planned if not cell_path(cell, out).exists()}
+    return [cell for cell in planned if cell.experiment not in lacking]
 
 
 def missing_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
     """The trainings and measurements that `out` does not hold, each once, with what they wait for."""
-    missing = {cell.digest: cell for cell in cells if read_outcome(cell, out) is None}
+    missing = {cell.digest: cell for cell in cells if not cell_path(cell, out).exists()}
     models: dict[str, Model] = {}
     for cell in missing.values():
         _collect(cell.model, out=out, into=models)
@@ -98,9 +113,9 @@ def missing_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
 
 
 def write_results(suite: Suite, cells: Sequence[Cell], *, order: Order, base: FitConfig) -> list[Verdict]:
-    """Write the three files from the outcomes on disk, and return the verdicts."""
+    """Write the three files from the outcomes of `cells`, all of them measured, and return the verdicts."""
     out = order.out.resolve()
-    outcomes = {cell.digest: outcome for cell in cells if (outcome := read_outcome(cell, out)) is not None}
+    outcomes = {cell.digest: read_outcome(cell, out) for cell in cells}
     rows, found = result_rows(cells, outcomes), verdicts(suite, cells, outcomes)
     write_json(out / "results.json", rows)
     write_json(out / "claims.json", [asdict(verdict) for verdict in found])

@@ -142,6 +142,28 @@ def test_another_seed_adds_its_own_and_keeps_the_rest(base: FitConfig, tmp_path:
     assert {path: after[path] for path in before} == before
 
 
+def _with_a_second_look(base: FitConfig, data_digest: str) -> list[Cell]:
+    cells = _two_cells(base, data_digest)
+    return [
+        *cells,
+        replace(cells[0], experiment="again"),
+        replace(cells[0], experiment="again", name="one", options={"k": 1}),
+    ]
+
+
+def test_one_experiment_can_be_run_alone_and_joins_those_that_are_complete(base: FitConfig, tmp_path: Path) -> None:
+    again = Experiment(name="again", title="Again", question="Is it the same?", metrics=(MAIN,))
+    suite = replace(TWO, cells=_with_a_second_look, experiments=(*TWO.experiments, again))
+    _run(suite, base, tmp_path, seeds=(0,), only="sight")
+    assert _experiments(tmp_path) == {"sight"}
+    assert "1 tasks to run" in _run(suite, base, tmp_path, seeds=(0,), only="again")
+    assert _experiments(tmp_path) == {"sight", "again"}
+
+
+def _experiments(out: Path) -> set[str]:
+    return {row["experiment"] for row in json.loads((out / "results.json").read_text())}
+
+
 def test_other_settings_are_other_cells(base: FitConfig, tmp_path: Path) -> None:
     _run(TWO, base, tmp_path / "out", seeds=(0,))
     changed = replace(base, stage2=replace(base.stage2, steps=4))
