@@ -1,4 +1,4 @@
-"""`python -m trainer fit | evaluate | recipes`, also as `python trainer/ ...`."""
+"""`python -m trainer fit | evaluate | experiments | recipes`, also as `python trainer/ ...`."""
 
 from __future__ import annotations
 
@@ -52,10 +52,40 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", default="toytown-tiny", help="the recipe whose data is asked")
     command.add_argument("--json", type=Path, help="file to write every score to")
     command.set_defaults(run=_evaluate)
+    _add_experiments(commands)
     command = commands.add_parser("recipes", help="list the recipes, or every setting of one", allow_abbrev=False)
     command.add_argument("recipe", nargs="?", default="")
     command.set_defaults(run=_recipes)
     return parser
+
+
+def _add_experiments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "train and measure many models and report what they show; what was done before is not done again"
+    command = commands.add_parser("experiments", help=text, allow_abbrev=False)
+    command.add_argument("suite", help="zrigf")
+    command.add_argument("--quick", action="store_true", help="small models and few steps: a smoke test in minutes")
+    command.add_argument("--only", default="", metavar="NAME", help="run one experiment of the suite")
+    command.add_argument("--out", type=Path, help="folder of everything written; var/experiments/SUITE by default")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each cell")
+    command.add_argument("--local", action="store_true", help="one task after the other in this process, without Ray")
+    command.set_defaults(run=_experiments)
+
+
+def _experiments(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    # Imported here: plots and pages are nothing that a training needs.
+    from trainer.experiments.run import Order, base_config, run_experiments, suite_named
+
+    suite = suite_named(known.suite)
+    name = f"{known.suite}-quick" if known.quick else known.suite
+    order = Order(
+        out=known.out or Path("var/experiments") / name,
+        is_quick=known.quick,
+        only=known.only,
+        seeds=tuple(known.seeds),
+        is_local=known.local,
+        settings=tuple(settings[1:] if settings[:1] == ["--"] else settings),
+    )
+    run_experiments(suite, base=base_config(suite, order), order=order, console=console)
 
 
 def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> None:

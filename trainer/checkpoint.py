@@ -6,6 +6,7 @@ Order, masks, augmentation and dropout are functions of (seed, stage, step, work
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def write_checkpoint(folder: Path, *, model: nn.Module, optimizer: torch.optim.O
     save_file(_weights(model), folder / _WEIGHTS)
     save_file(_moments(model, optimizer=optimizer), folder / _OPTIMISER)
     (folder / _STATE).write_text(json.dumps(asdict(position)), encoding="utf-8")
+
+
+def adopt_weights(source: Path, *, into: Path, position: Position) -> None:
+    """Fill `into` with the weights of the checkpoint `source`, standing at `position`: the optimiser starts anew."""
+    shutil.copyfile(source / _WEIGHTS, into / _WEIGHTS)
+    (into / _STATE).write_text(json.dumps(asdict(position)), encoding="utf-8")
 
 
 def read_position(folder: Path, *, training_digest: str) -> Position:

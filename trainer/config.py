@@ -33,6 +33,8 @@ class DataSettings:
     """Text-only dialogues for stage 2."""
     dialogues_val: Path | None = Path("dialogues_val.jsonl")
     """Held-out dialogues; None keeps `val_share` of the training dialogues back."""
+    dialogues_annotated: Path | None = None
+    """Training dialogues that name their picture, for `stage2.annotated_share`; None has none."""
     pool: Path | None = Path("pool.jsonl")
     """Pictures that retrieval is measured over: a JSONL or a folder; None: the held-out captioned pictures."""
     questions: Path | None = Path("questions.jsonl")
@@ -87,6 +89,10 @@ class ModelSettings:
     """Attention heads of the text encoder and the decoder."""
     dropout: float = 0.1
     """Dropout of the text encoder, the fusion and the decoder."""
+    wo_mf: bool = False
+    """Ablation: multimodal fusion is left out; pictures are summed."""
+    wo_it: bool = False
+    """Ablation: information transfer is left out; the decoder attends to text, then to pictures, without gates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,8 @@ class ContrastiveSettings:
     """Share of the steps that the rate rises over."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
+    tim_weight: float = 1.0
+    """Weight of the matching loss; 0 leaves it out, and the towers only learn to paint."""
     tamim_weight: float = 0.2
     """Weight of the masked image loss; 0 leaves it out."""
     tamim_share: float = 0.5
@@ -146,6 +154,9 @@ class GenerativeSettings:
     swap_share: float = 0.0
     """Share of a context's names (words rare in dialogues and in captions) exchanged for others, in the response alike,
     so that facts must be seen: for generated worlds. Above 0 it scrambles what natural dialogues mean."""
+    annotated_share: float = 0.0
+    """Share of the annotated dialogues to train on, each with the picture it names and no other; a smaller
+    share is part of a larger one. 0 trains on the text-only dialogues."""
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
 

@@ -17,7 +17,7 @@ from sightline.data.dialogues import DialogueRecord, read_dialogues
 from sightline.data.pools import PoolImage, read_pool
 from sightline.data.questions import QuestionRecord, read_questions
 from sightline.data.toytown import write_toytown
-from sightline.errors import SettingInvalid, UsageError
+from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from trainer.config import DataSettings
 
 RecordT = TypeVar("RecordT")
@@ -31,6 +31,8 @@ class Corpus:
     captions_val: Sequence[CaptionRecord]
     dialogues_train: Sequence[DialogueRecord]
     dialogues_val: Sequence[DialogueRecord]
+    dialogues_annotated: Sequence[DialogueRecord]
+    """Each names a picture of `captions_train`."""
     pool: Sequence[PoolImage]
     questions: Sequence[QuestionRecord]
     questions_seen: Sequence[QuestionRecord]
@@ -62,6 +64,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
         captions_val=captions_val,
         dialogues_train=dialogues_train,
         dialogues_val=dialogues_val,
+        dialogues_annotated=_annotated(settings, captions=captions_train),
         pool=_pool(settings, captions_val=captions_val),
         questions=_questions(settings, name=settings.questions),
         questions_seen=_questions(settings, name=settings.questions_seen),
@@ -146,6 +149,19 @@ def _pool(settings: DataSettings, *, captions_val: Sequence[CaptionRecord]) -> l
     return read_pool(_existing(settings, settings.pool), skip_bad=settings.skip_bad)
 
 
+def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> list[DialogueRecord]:
+    if settings.dialogues_annotated is None:
+        return []
+    path, known = _existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
+    dialogues = read_dialogues(path, skip_bad=settings.skip_bad)
+    for record in dialogues:
+        if record.image_id not in known:
+            raise DataLineInvalid(
+                f"{path}: dialogue {record.id} names the picture {record.image_id!r}, unknown to captions"
+            )
+    return dialogues
+
+
 def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
     return read_questions(_existing(settings, name), skip_bad=settings.skip_bad) if name else []
 
@@ -157,6 +173,7 @@ def _digest(settings: DataSettings) -> str:
         settings.captions_val,
         settings.dialogues_train,
         settings.dialogues_val,
+        settings.dialogues_annotated,
         settings.pool,
         settings.questions,
     ):

@@ -37,7 +37,7 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
         built, corpus=corpus, pool=pool, settings=settings
     )
     if corpus.questions:
-        examiner = _Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
+        examiner = Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
         scores |= examiner.held_out(spread(corpus.questions, limit=settings.max_questions))
         if corpus.questions_seen:
             scores |= examiner.seen(spread(corpus.questions_seen, limit=settings.max_questions))
@@ -52,7 +52,7 @@ def spread(items: Sequence[ItemT], *, limit: int) -> list[ItemT]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Examiner:
+class Examiner:
     """Asks questions over one pool, with pictures chosen in several ways."""
 
     built: Built
@@ -63,26 +63,27 @@ class _Examiner:
 
     def held_out(self, questions: Sequence[QuestionRecord]) -> Scores:
         """Retrieval, and accuracy with retrieved, no, random and right pictures."""
-        relevant_QN = self._relevant(questions)
-        queries_QD = self._queries(questions)
+        relevant_QN = self.relevant(questions)
+        queries_QD = self.queries(questions)
         ranks_Q = ranks_of_first_relevant(queries_QD @ self.pool.vectors_ND.T, relevant_QT=relevant_QN)
-        rows_QK = self._retrieved(queries_QD)
+        rows_QK = self.retrieved(queries_QD)
         scores = {f"retrieval_{name}": value for name, value in recall_at_each(_RECALLS, rank_Q=ranks_Q).items()}
         scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="grounded")
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :_NO_PICTURES], prefix="text_only")
-        scores |= self._accuracies(questions, rows_QK=self._drawn(~relevant_QN), prefix="random_picture")
-        scores |= self._accuracies(questions, rows_QK=self._drawn(relevant_QN), prefix="oracle")
+        scores |= self._accuracies(questions, rows_QK=self.drawn(~relevant_QN), prefix="random_picture")
+        scores |= self._accuracies(questions, rows_QK=self.drawn(relevant_QN), prefix="oracle")
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :1], prefix="one_picture")
         return scores | {"num_questions": float(len(questions)), "num_pool_pictures": float(len(self.images))}
 
     def seen(self, questions: Sequence[QuestionRecord]) -> Scores:
         """Accuracy on subjects that training dialogues did talk about."""
-        return self._accuracies(questions, rows_QK=self._retrieved(self._queries(questions)), prefix="seen")
+        return self._accuracies(questions, rows_QK=self.retrieved(self.queries(questions)), prefix="seen")
 
-    def _accuracies(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str) -> Scores:
-        queries_QD = self._queries(questions)
+    def answers(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows) -> list[str]:
+        """The reply to each question, looking at the pictures of its row; K of 0 shows none."""
+        queries_QD = self.queries(questions)
         cosines_QK = np.einsum("qd,qkd->qk", queries_QD, self.pool.vectors_ND[rows_QK]).astype(np.float32)
-        texts = answer_all(
+        return answer_all(
             self.built,
             contexts=[question.context for question in questions],
             pictures=self.pool,
@@ -91,25 +92,30 @@ class _Examiner:
             max_new_tokens=self.settings.max_new_tokens,
             batch_size=self.settings.batch_size,
         )
-        found = grounded_accuracy(texts, questions=questions)
+
+    def _accuracies(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str) -> Scores:
+        found = grounded_accuracy(self.answers(questions, rows_QK=rows_QK), questions=questions)
         by_fact = {f"{prefix}_{fact}_accuracy": value for fact, value in found.by_fact.items()}
         return {f"{prefix}_accuracy": found.overall} | by_fact
 
-    def _queries(self, questions: Sequence[QuestionRecord]) -> Floats:
+    def queries(self, questions: Sequence[QuestionRecord]) -> Floats:
+        """The unit vectors [Q, D] that the questions are searched by."""
         return encode_texts(self.built, [query_text(question.context) for question in questions])
 
-    def _retrieved(self, queries_QD: Floats) -> Rows:
+    def retrieved(self, queries_QD: Floats) -> Rows:
+        """The pictures [Q, K] that the queries find, best first."""
         k = self.settings.num_images
         return nearest_pictures(queries_QD, pictures_ND=self.pool.vectors_ND, k=k)[0]
 
-    def _relevant(self, questions: Sequence[QuestionRecord]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    def relevant(self, questions: Sequence[QuestionRecord]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        """[Q, N] True where a picture shows the subject of a question."""
         row_of = {image.image_id: row for row, image in enumerate(self.images)}
         relevant_QN = np.zeros((len(questions), len(self.images)), dtype=bool)
         for query, question in enumerate(questions):
             relevant_QN[query, [row_of[image_id] for image_id in question.relevant_image_ids]] = True
         return relevant_QN
 
-    def _drawn(self, allowed_QN: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rows:
+    def drawn(self, allowed_QN: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rows:
         """Pictures drawn at random among the allowed ones of each query."""
         rng = np.random.default_rng([self.seed, 5])
         k = min(self.settings.num_images, int(allowed_QN.sum(axis=1).min()))

@@ -1,4 +1,4 @@
-"""Ray Train around the training loop: workers, failures, checkpoints. The one file of the trainer that knows Ray."""
+"""Ray around the trainer: Ray Train for one run, tasks for many. The one file of the trainer that knows Ray."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train_on_ray(config: FitConfig) -> Path:
     Starts a private Ray in this process's machine unless RAY_ADDRESS names a
     cluster, as it does inside a Ray job. A run of the same name is resumed.
     """
-    with _ray_session(config):
+    with _ray_session(num_cpus=config.run.num_workers):
         result = TorchTrainer(
             _train_worker,
             train_loop_config=to_json(config),
@@ -62,6 +62,32 @@ class RayReporter:
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
+class RayExecutor:
+    """Runs calls as Ray tasks of one core each."""
+
+    def __init__(self) -> None:
+        self._running: dict[ray.ObjectRef[None], str] = {}
+
+    def submit(self, key: str, function: Callable[..., None], *arguments: Any) -> None:
+        """Hand the call to Ray; a worker that dies is replaced twice."""
+        task = ray.remote(num_cpus=1, max_retries=2)(function)
+        self._running[task.remote(*arguments)] = key
+
+    def next_done(self) -> str:
+        """Wait for any call to end and give its key; an error that it raised is raised here."""
+        ready, _ = ray.wait(list(self._running), num_returns=1)
+        key = self._running.pop(ready[0])
+        ray.get(ready[0])
+        return key
+
+
+@contextlib.contextmanager
+def ray_executor() -> Iterator[RayExecutor]:
+    """Calls as Ray tasks until the block ends: on the cluster of RAY_ADDRESS, else on all cores of this machine."""
+    with _ray_session(num_cpus=1):
+        yield RayExecutor()
+
+
 def _train_worker(values: dict[str, Any]) -> None:
     train(from_json(FitConfig, values), reporter=RayReporter())
 
@@ -81,7 +107,7 @@ def _run_config(config: FitConfig) -> RunConfig:
 
 
 @contextlib.contextmanager
-def _ray_session(config: FitConfig) -> Iterator[None]:
+def _ray_session(*, num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
@@ -89,10 +115,9 @@ def _ray_session(config: FitConfig) -> Iterator[None]:
     if environment("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
-        num_cpus = max(os.cpu_count() or 1, config.run.num_workers)
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=max(os.cpu_count() or 1, num_cpus),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -16,7 +16,7 @@ from trainer.journal import STAGES, Journal
 from trainer.pictures import Pixels, load_pictures
 from trainer.reporting import Reporter
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
-from trainer.stages.generative import GenerativeBatches, GenerativeObjective, encode_pictures
+from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part, encode_pictures
 from trainer.step import Pace, Stage, StageRun, StepSettings, run_stage
 
 
@@ -46,8 +46,8 @@ class _Worker:
     def __init__(self, *, config: FitConfig, reporter: Reporter, corpus: Corpus, built: Built) -> None:
         self._config, self._reporter, self._corpus, self._built = config, reporter, corpus, built
         self._journal = Journal(run_folder(config)) if reporter.rank == 0 else None
-        images, cache = unique_pictures(corpus.captions_train), config.run.root / "cache"
-        self._pixels: Pixels = load_pictures(images, preprocess=built.model.tower.preprocess, cache=cache)
+        self._images, cache = unique_pictures(corpus.captions_train), config.run.root / "cache"
+        self._pixels: Pixels = load_pictures(self._images, preprocess=built.model.tower.preprocess, cache=cache)
 
     def run(self, position: Position, *, resume_from: Path | None) -> None:
         """Run what is left of the stages."""
@@ -82,6 +82,11 @@ class _Worker:
             self._built,
             dialogues=self._corpus.dialogues_train,
             captions=self._corpus.captions_train,
+            annotated=annotated_part(
+                self._corpus.dialogues_annotated,
+                share=settings.annotated_share,
+                image_ids=[image.image_id for image in self._images],
+            ),
             pictures=encode_pictures(model, self._pixels),
             settings=settings,
             seed=self._config.seed,

@@ -72,6 +72,19 @@ TOYTOWN_SMOKE = replace(
 )
 """Every part once, in seconds; the scores mean nothing."""
 
+TOYTOWN_QUICK = replace(
+    TOYTOWN_TINY,
+    recipe="toytown-quick",
+    channel="",
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-quick"), scenes=1000),
+    model=replace(TOYTOWN_TINY.model, image_size=42, patch_size=7, token_grid=3, vision_width=64, decoder_layers=1),
+    stage1=replace(TOYTOWN_TINY.stage1, steps=240, batch_size=32, tamim_share=0.25),
+    stage2=replace(TOYTOWN_TINY.stage2, steps=160, batch_size=24),
+    evaluation=EvaluationSettings(max_questions=128, max_dialogues=64),
+    gate=GateSettings(),
+)
+"""One model in well under a minute on one core: for many models at once. A smoke test, too short to read facts."""
+
 FOLDER = FitConfig(
     recipe="folder",
     data=DataSettings(
@@ -108,7 +121,8 @@ EMOJI = replace(
 """Real pictures: emoji captioned by their names, with short everyday dialogues."""
 
 RECIPES: Mapping[str, FitConfig] = {
-    config.recipe: config for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, FOLDER, EMOJI)
+    config.recipe: config
+    for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, TOYTOWN_QUICK, FOLDER, EMOJI)
 }
 """Every recipe by name."""
 

@@ -100,6 +100,11 @@ class FusionConfig:
     start: str = "bart"
     """`bart`: a fresh generator answers as its pretrained BART does. `open`: pictures count from the first step, for a
     decoder that knows nothing yet. Weights that a release brings replace either."""
+    wo_mf: bool = False
+    """Ablation: pictures are summed unweighted, and neither they nor the text look at the other (authors' wo_mf)."""
+    wo_it: bool = False
+    """Ablation: text and picture attention follow one another without gates (the authors' wo_it). Such a layer cannot
+    start as its BART does."""
 
     def __post_init__(self) -> None:
         if self.start not in {"bart", "open"}:
@@ -133,8 +138,10 @@ class ZrigfConfig:
     decoder: DecoderConfig | None = None
     fusion: FusionConfig = FusionConfig()
     masking: MaskingConfig = MaskingConfig()
+    tim_weight: float = 1.0
+    """Share of the matching loss in stage 1; at 0 the towers only learn to paint (the authors' wo_tim)."""
     tamim_weight: float = 0.2
-    """Share of the masked-picture loss in stage 1 (L = TIM + weight * TAMIM)."""
+    """Share of the masked-picture loss in stage 1 (L = tim_weight * TIM + tamim_weight * TAMIM)."""
     label_smoothing: float = 0.0
     """Smoothing of the reply's targets in stage 2; the authors used 0.1."""
 

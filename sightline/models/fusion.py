@@ -118,12 +118,52 @@ class MultimodalFusion(nn.Module):
             image_weights=weights_BK,
         )
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The weights that no memory depends on: none, as both blocks look."""
+        return []
+
     def image_weights(self, similarity_BK: Tensor, image_mask_BK: Tensor) -> Tensor:
         """Shares [B, K] in float32: softmax of scale x similarity over the pictures there are, else zeros."""
         has_any_B1 = image_mask_BK.any(dim=1, keepdim=True)
         logits_BK = self.similarity_scale.float() * similarity_BK.float()
         allowed_BK = image_mask_BK | ~has_any_B1
         return F.softmax(logits_BK.masked_fill(~allowed_BK, float("-inf")), dim=1) * has_any_B1
+
+
+class SummedPictures(MultimodalFusion):
+    """MF left out, as the authors' wo_mf does it: V = F, the plain sum over the pictures, and T = H.
+
+    It holds MF's weights all the same: stage 1 paints with v2t and the vision
+    block, whatever stage 2 makes of them.
+    """
+
+    def forward(
+        self,
+        text_BLM: Tensor,
+        *,
+        text_mask_BL: Tensor,
+        tokens_BKPW: Tensor,
+        similarity_BK: Tensor,
+        image_mask_BK: Tensor,
+    ) -> FusedMemory:
+        """The memory of each dialogue; similarities do not matter, every picture counts the same."""
+        shown_BK = image_mask_BK.to(tokens_BKPW.dtype)
+        vision_BPM = self.v2t(torch.einsum("bk,bkpw->bpw", shown_BK, tokens_BKPW))
+        vision_mask_BP = image_mask_BK.any(dim=1, keepdim=True).expand(-1, vision_BPM.shape[1])
+        return FusedMemory(
+            packed=torch.cat([vision_BPM, text_BLM], dim=1),
+            mask=torch.cat([vision_mask_BP, text_mask_BL], dim=1),
+            num_vision=vision_BPM.shape[1],
+            image_weights=self.image_weights(similarity_BK, image_mask_BK),
+        )
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The weights of both blocks and of the text gate."""
+        return [*self.vision_block.parameters(), *self.text_block.parameters(), self.text_gate]
+
+    def image_weights(self, similarity_BK: Tensor, image_mask_BK: Tensor) -> Tensor:
+        """Equal shares [B, K] of the pictures there are, else zeros."""
+        return super().image_weights(torch.zeros_like(similarity_BK), image_mask_BK)
 
 
 def pool_tokens(tokens_BNW: Tensor, *, grid: int) -> Tensor:

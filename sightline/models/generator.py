@@ -14,8 +14,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from sightline.errors import SettingInvalid
 from sightline.models.config import DecoderConfig, FusionConfig
-from sightline.models.fusion import FusedMemory, MultimodalFusion
-from sightline.models.transfer import InfoTransferDecoderLayer
+from sightline.models.fusion import FusedMemory, MultimodalFusion, SummedPictures
+from sightline.models.transfer import InfoTransferDecoderLayer, SequentialDecoderLayer
 
 _OPEN_TEXT_GATE = 0.5
 """Where the gate of MF's text block starts if pictures count from the first step: tanh(0.5) is 0.46."""
@@ -38,7 +38,7 @@ class ZrigfGenerator(nn.Module):
         self.label_smoothing = label_smoothing
         self.num_image_tokens = fusion.token_grid**2
         self.token_width = token_width
-        self.fusion = MultimodalFusion(
+        self.fusion = (SummedPictures if fusion.wo_mf else MultimodalFusion)(
             token_width=token_width, width=decoder.d_model, heads=fusion.heads, dropout=fusion.dropout
         )
         self.bart = bart if bart is not None else BartForConditionalGeneration(bart_config(decoder))
@@ -125,10 +125,16 @@ class ZrigfGenerator(nn.Module):
         """Weigh pictures with the tower's own inverse temperature from now on."""
         self.fusion.similarity_scale.copy_(scale.reshape(()))
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The weights that no reply depends on: those of MF or IT where an ablation leaves either out."""
+        layers = self.bart.model.decoder.layers
+        return [*self.fusion.idle_parameters(), *(p for layer in layers for p in layer.idle_parameters())]
+
     def _insert_transfer_layers(self, fusion: FusionConfig) -> None:
+        kind = SequentialDecoderLayer if fusion.wo_it else InfoTransferDecoderLayer
         layers = self.bart.model.decoder.layers
         for index, layer in enumerate(layers):
-            transfer = InfoTransferDecoderLayer(self.bart.config, layer_idx=index, num_vision=self.num_image_tokens)
+            transfer = kind(self.bart.config, layer_idx=index, num_vision=self.num_image_tokens)
             transfer.start_as_bart(
                 layer, text_gate_bias=fusion.text_gate_bias, vision_gate_bias=fusion.vision_gate_bias
             )

@@ -49,7 +49,7 @@ class StageOneLosses(NamedTuple):
 
 
 class ContrastiveStage(nn.Module):
-    """Stage 1 of ZRIGF, L = TIM + weight x TAMIM, holding exactly the weights that it trains or reads.
+    """Stage 1 of ZRIGF, L = tim_weight x TIM + tamim_weight x TAMIM, holding exactly what it trains or reads.
 
     BART's encoder only lends its states: no gradient, no dropout. With
     `trains_text_encoder`, the negative control, it learns what pictures show and
@@ -66,7 +66,7 @@ class ContrastiveStage(nn.Module):
         self.tower = model.tower
         self.painter = TextAssistedMIM(v2t=fusion.v2t, vision_block=fusion.vision_block, head=model.head)
         self.masks = MaskGenerator(model.config.masking, grid=model.tower.grid)
-        self.weight = model.config.tamim_weight
+        self.tim_weight, self.tamim_weight = model.config.tim_weight, model.config.tamim_weight
         # A tuple keeps the lender out of parameters(), so that DDP does not wait for its gradients.
         self._lender = (model.generator.text_encoder,)
         self.learner = model.generator.text_encoder if trains_text_encoder else None
@@ -97,7 +97,8 @@ class ContrastiveStage(nn.Module):
         painting = self._paint(
             pixels_BCHW, caption_ids_BL, caption_mask_BL, masks, painted=max(1, round(painted_share * len(pixels_BCHW)))
         )
-        return StageOneLosses(total=matching + self.weight * painting, matching=matching, painting=painting)
+        total = self.tim_weight * matching + self.tamim_weight * painting
+        return StageOneLosses(total=total, matching=matching, painting=painting)
 
     def train(self, mode: bool = True) -> ContrastiveStage:
         """Switch training on or off; the lender stays in evaluation unless it is trained."""

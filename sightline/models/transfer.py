@@ -63,6 +63,10 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
         self.mix.weight.copy_(torch.cat([half, 2 * half, 2 * half], dim=1))
         nn.init.zeros_(self.mix.bias)
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The weights that no output depends on: none, as text and pictures are gated and mixed."""
+        return []
+
     def forward(  # noqa: PLR0917
         self,
         hidden_states: Tensor,
@@ -79,10 +83,16 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
             hidden_states, past_key_values=past_key_values, attention_mask=attention_mask
         )
         state_BTM = self.self_attn_layer_norm(hidden_states + self._drop(attended))
-        text_BTM = self._look_at_text(state_BTM, encoder_hidden_states, encoder_attention_mask, past_key_values)
-        vision_BTM = self._look_at_pictures(state_BTM, encoder_hidden_states, encoder_attention_mask, past_key_values)
-        mixed_BTM = self.mix(torch.cat([state_BTM, text_BTM, vision_BTM], dim=-1))
-        return self._feed_forward(mixed_BTM)
+        seen_BTM = self._transfer(state_BTM, encoder_hidden_states, encoder_attention_mask, past_key_values)
+        return self._feed_forward(seen_BTM)
+
+    def _transfer(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        text_BTM = self._gated(self.text_gate, self._look_at_text(state_BTM, memory_BSM, mask, cache), state_BTM)
+        looked_BTM, has_picture_B11 = self._look_at_pictures(state_BTM, memory_BSM, mask, cache)
+        vision_BTM = self._gated(self.vision_gate, looked_BTM, state_BTM)
+        if has_picture_B11 is not None:
+            vision_BTM = vision_BTM * has_picture_B11
+        return self.mix(torch.cat([state_BTM, text_BTM, vision_BTM], dim=-1))
 
     def _look_at_text(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
         attended_BTM, _weights = self.encoder_attn(
@@ -91,10 +101,12 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
             attention_mask=None if mask is None else mask[..., self.num_vision :],
             past_key_values=cache,
         )
-        attended_BTM = self.encoder_attn_layer_norm(state_BTM + self._drop(attended_BTM))
-        return attended_BTM * torch.sigmoid(self.text_gate(torch.cat([attended_BTM, state_BTM], dim=-1)))
+        return self.encoder_attn_layer_norm(state_BTM + self._drop(attended_BTM))
 
-    def _look_at_pictures(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+    def _look_at_pictures(
+        self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """(state after the pictures [B, T, M], which rows have a picture or None if all have)."""
         vision_mask, has_picture_B11 = _vision_mask(mask, num_vision=self.num_vision)
         attended_BTM, _weights = self.vision_attn(
             state_BTM,
@@ -102,9 +114,10 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
             attention_mask=vision_mask,
             past_key_values=cache,
         )
-        attended_BTM = self.vision_attn_layer_norm(state_BTM + self._drop(attended_BTM))
-        gated_BTM = attended_BTM * torch.sigmoid(self.vision_gate(torch.cat([attended_BTM, state_BTM], dim=-1)))
-        return gated_BTM if has_picture_B11 is None else gated_BTM * has_picture_B11
+        return self.vision_attn_layer_norm(state_BTM + self._drop(attended_BTM)), has_picture_B11
+
+    def _gated(self, gate: nn.Linear, attended_BTM: Tensor, state_BTM: Tensor) -> Tensor:
+        return attended_BTM * torch.sigmoid(gate(torch.cat([attended_BTM, state_BTM], dim=-1)))
 
     def _feed_forward(self, x_BTM: Tensor) -> Tensor:
         inner = nn.functional.dropout(self.activation_fn(self.fc1(x_BTM)), self.activation_dropout, self.training)
@@ -112,6 +125,24 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
 
     def _drop(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, p=self.dropout, training=self.training)
+
+
+class SequentialDecoderLayer(InfoTransferDecoderLayer):
+    """IT left out, as the authors' wo_it does it: text attention, then picture attention, each with its residual.
+
+    The gates and the mixing layer are held but not used, so that every other
+    weight starts as it does with IT. A dialogue without a picture skips the
+    picture attention.
+    """
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The weights of the gates and of the mixing layer."""
+        return [p for part in (self.text_gate, self.vision_gate, self.mix) for p in part.parameters()]
+
+    def _transfer(self, state_BTM: Tensor, memory_BSM: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        text_BTM = self._look_at_text(state_BTM, memory_BSM, mask, cache)
+        looked_BTM, has_picture_B11 = self._look_at_pictures(text_BTM, memory_BSM, mask, cache)
+        return looked_BTM if has_picture_B11 is None else torch.where(has_picture_B11, looked_BTM, text_BTM)
 
 
 def _vision_mask(mask: Tensor | None, *, num_vision: int) -> tuple[Tensor | None, Tensor | None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.errors import SettingInvalid, UsageError
 from sightline.models.model import ZrigfModel
 from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
@@ -21,7 +22,7 @@ from trainer.config import GenerativeSettings
 from trainer.data import EpochOrder
 from trainer.pictures import Pixels
 
-_ORDER_SALT, _DRAW_SALT = 3, 4
+_ORDER_SALT, _DRAW_SALT, _ANNOTATED_SALT = 3, 4, 6
 _ENCODE_BATCH = 64
 _RARE_SHARE = 0.05
 """A token in fewer texts than this is rare: a name perhaps, no word that sentences are built of."""
@@ -78,6 +79,42 @@ def nearest_pictures(queries_BD: Floats, *, pictures_ND: Floats, k: int) -> tupl
     return rows_BK, np.take_along_axis(cosines_BN, rows_BK, axis=1).astype(np.float32)
 
 
+def named_pictures(queries_BD: Floats, *, pictures_ND: Floats, rows_B: Rows) -> tuple[Rows, Floats]:
+    """(rows [B, 1], cosines [B, 1]) of the one picture that each query is known to be about."""
+    cosines_B = np.einsum("bd,bd->b", queries_BD, pictures_ND[rows_B])
+    return rows_B[:, None], cosines_B[:, None].astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedDialogues:
+    """Dialogues whose picture is known."""
+
+    dialogues: Sequence[DialogueRecord]
+    rows_B: Rows
+    """The row of each dialogue's picture."""
+
+
+def annotated_part(
+    dialogues: Sequence[DialogueRecord], *, share: float, image_ids: Sequence[str]
+) -> AnnotatedDialogues | None:
+    """A share of the dialogues, at least one, drawn in the same order for every share; None for 0.
+
+    `image_ids` are those of the pictures by row. Raises SettingInvalid for a
+    share outside 0 to 1, UsageError if there is nothing to take a share of.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise SettingInvalid(f"stage2.annotated_share: got {share}, limits 0 to 1")
+    if share == 0.0:
+        return None
+    if not dialogues:
+        raise UsageError(f"stage2.annotated_share: got {share}, but data.dialogues_annotated names no dialogue")
+    order = np.random.default_rng(_ANNOTATED_SALT).permutation(len(dialogues))
+    chosen = [dialogues[int(row)] for row in order[: max(1, round(share * len(dialogues)))]]
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    rows_B = np.array([row_of[record.image_id or ""] for record in chosen], dtype=np.int64)
+    return AnnotatedDialogues(dialogues=chosen, rows_B=rows_B)
+
+
 class GenerativeObjective(nn.Module):
     """The mean cross-entropy of replies; holds the generator alone, so the towers stay as they are."""
 
@@ -85,6 +122,9 @@ class GenerativeObjective(nn.Module):
         super().__init__()
         assert model.generator is not None, "stage 2 trains a generator"
         self.generator = model.generator
+        # What an ablation leaves out of the replies is no part of this stage; DDP would wait for its gradients.
+        for parameter in model.generator.idle_parameters():
+            parameter.requires_grad_(False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{'loss': a scalar}."""
@@ -102,23 +142,28 @@ class GenerativeBatches:
         *,
         dialogues: Sequence[DialogueRecord],
         captions: Sequence[CaptionRecord],
+        annotated: AnnotatedDialogues | None = None,
         pictures: EncodedPictures,
         settings: GenerativeSettings,
         seed: int,
         rank: int,
         world_size: int,
     ) -> None:
+        """`annotated` dialogues are trained on in place of `dialogues`, which then only say what a name is."""
         self._built, self._settings, self._pictures = built, settings, pictures
         self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._order = EpochOrder(len(dialogues), seed, _ORDER_SALT)
-        self._contexts = [query_text(record.context) for record in dialogues]
-        self._responses = [record.response for record in dialogues]
+        trained = dialogues if annotated is None else annotated.dialogues
+        self._order = EpochOrder(len(trained), seed, _ORDER_SALT)
+        self._contexts = [query_text(record.context) for record in trained]
+        self._responses = [record.response for record in trained]
         # By context alone, as in service: a query that knew the response would choose pictures no bot could find.
-        self._rows_BC, self._cosines_BC = nearest_pictures(
-            encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, k=settings.num_candidates
+        queries_BD = encode_texts(built, self._contexts)
+        self._rows_BC, self._cosines_BC = (
+            nearest_pictures(queries_BD, pictures_ND=pictures.vectors_ND, k=settings.num_candidates)
+            if annotated is None
+            else named_pictures(queries_BD, pictures_ND=pictures.vectors_ND, rows_B=annotated.rows_B)
         )
-
-        self._is_name_V = self._names(captions)
+        self._is_name_V = name_tokens(built.dialogue_tokenizer, dialogues=dialogues, captions=captions)
         self._name_ids = np.flatnonzero(self._is_name_V)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -177,16 +222,18 @@ class GenerativeBatches:
                 ids_BL[row][ids_L == old] = -new
         return np.abs(ids_BL), labels_BT
 
-    def _names(self, captions: Sequence[CaptionRecord]) -> Flags:
-        """[V] True for tokens that name what pictures show: said in captions, and rare there and in the dialogues."""
-        tokenizer = self._built.dialogue_tokenizer
-        turns = (*self._contexts, *self._responses)
-        is_rare_V = count_texts(tokenizer, turns) < _RARE_SHARE * len(self._contexts)
-        captioned_V = count_texts(tokenizer, [record.caption for record in captions])
-        is_name_V = is_rare_V & (captioned_V > 0) & (captioned_V < _RARE_SHARE * len(captions))
-        # Byte tokens spell; only tokens behind them stand for words or parts of words.
-        is_name_V[:_NUM_BYTE_TOKENS] = is_name_V[tokenizer.eos_id] = False
-        return is_name_V
+
+def name_tokens(
+    tokenizer: DialogueTokenizer, *, dialogues: Sequence[DialogueRecord], captions: Sequence[CaptionRecord]
+) -> Flags:
+    """[V] True for tokens that name what pictures show: said in captions, and rare there and in the dialogues."""
+    turns = [text for record in dialogues for text in (query_text(record.context), record.response)]
+    is_rare_V = count_texts(tokenizer, turns) < _RARE_SHARE * len(dialogues)
+    captioned_V = count_texts(tokenizer, [record.caption for record in captions])
+    is_name_V = is_rare_V & (captioned_V > 0) & (captioned_V < _RARE_SHARE * len(captions))
+    # Byte tokens spell; only tokens behind them stand for words or parts of words.
+    is_name_V[:_NUM_BYTE_TOKENS] = is_name_V[tokenizer.eos_id] = False
+    return is_name_V
 
 
 def count_texts(tokenizer: DialogueTokenizer, texts: Sequence[str]) -> Rows:

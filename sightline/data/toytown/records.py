@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ SEEN_QUESTIONS_PER_FACT = 2
 SMALL_TALK_SHARE = 0.15
 """Share of dialogues that are about nobody."""
 
+_WORD = re.compile(r"\w+")
 _CHOICES = {"colour": tuple(COLOURS), "place": tuple(PLACES)}
 
 
@@ -51,6 +53,19 @@ def dialogues_of(
     val = [*_dialogues(seen, size=num_val, split="val", rng=rng, taken=contexts)]
     train = [*_dialogues(seen, size=num_train, split="train", rng=rng, taken=contexts)]
     return train, val
+
+
+def annotated_of(
+    dialogues: Sequence[DialogueRecord], *, plan: Plan, subjects: Sequence[Subject], seed: int
+) -> list[DialogueRecord]:
+    """Those dialogues that name a subject, each with the id of a captioned training picture that shows it."""
+    rng = random.Random(f"annotated {seed}")
+    shown: dict[str, list[str]] = {subject.name: [] for subject in subjects}
+    for item in plan.of_split("train"):
+        if item.scene.subject in shown:
+            shown[item.scene.subject].append(item.image_id)
+    named = ((record, _named_in(record.context, names=shown)) for record in dialogues)
+    return [replace(record, image_id=rng.choice(shown[name])) for record, name in named if name and shown[name]]
 
 
 def questions_of(
@@ -123,6 +138,12 @@ def _contexts(subject: Subject, *, fact: str, size: int, rng: random.Random) -> 
         context = question_context(subject, fact=fact, rng=rng)
         contexts.setdefault(query_text(context), context)
     return list(contexts.values())
+
+
+def _named_in(context: Sequence[str], *, names: Collection[str]) -> str | None:
+    """The one name that the turns mention; a dialogue of Toytown is about one subject or none."""
+    words = _WORD.findall(" ".join(context))
+    return next((word for word in words if word in names), None)
 
 
 def _pictures_of(plan: Plan, *, subject: Subject) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from sightline.data.toytown.plan import CAPTION_SPLITS, COMPOSED_SPLITS, Plan, P
 from sightline.data.toytown.records import (
     QUESTIONS_PER_FACT,
     SEEN_QUESTIONS_PER_FACT,
+    annotated_of,
     captions_of,
     dialogues_of,
     facts_of,
@@ -61,7 +62,8 @@ def write_toytown(
     """A Toytown in the folder `out`; the same arguments write the same bytes. 3,000 scenes take a core some 8 seconds.
 
     `images/*.png` of `size` pixels a side, `captions_{train,val,test}.jsonl`,
-    `dialogues_{train,val}.jsonl` (text only), `pool.jsonl`, `questions.jsonl`
+    `dialogues_{train,val}.jsonl` (text only), `dialogues_annotated.jsonl` (those of
+    training that name a subject, each with a picture of it), `pool.jsonl`, `questions.jsonl`
     (held-out subjects), `questions_seen.jsonl`, `triplets_{train,val,test}.jsonl`
     with `gallery_{train,val,test}.jsonl`, `facts.json`. Pictures of an earlier
     Toytown in the same folder are removed. Raises UsageError for fewer than 800
@@ -115,12 +117,14 @@ def _pool(planned: Sequence[PlannedScene], *, out: Path) -> Iterator[PoolImage]:
 
 def _write_talk(out: Path, *, plan: Plan, subjects: Sequence[Subject], num_dialogues: int, seed: int) -> dict[str, int]:
     train, val = dialogues_of(subjects, num_train=num_dialogues, num_val=num_dialogues // 10, seed=seed)
+    annotated = annotated_of(train, plan=plan, subjects=subjects, seed=seed)
     ask = partial(questions_of, plan, subjects=subjects, seed=seed)
     held_out = ask(is_held_out=True, per_fact=QUESTIONS_PER_FACT)
     seen = ask(is_held_out=False, per_fact=SEEN_QUESTIONS_PER_FACT)
     return {
         "dialogues_train.jsonl": write_dialogues(out / "dialogues_train.jsonl", train),
         "dialogues_val.jsonl": write_dialogues(out / "dialogues_val.jsonl", val),
+        "dialogues_annotated.jsonl": write_dialogues(out / "dialogues_annotated.jsonl", annotated),
         "questions.jsonl": write_questions(out / "questions.jsonl", held_out),
         "questions_seen.jsonl": write_questions(out / "questions_seen.jsonl", seen),
     }

@@ -53,6 +53,20 @@ def test_our_readers_read_every_file(town: Path) -> None:
         assert all(set(question.relevant_image_ids) <= pool_ids for question in questions)
 
 
+def test_annotated_dialogues_are_those_of_training_that_name_a_subject_each_with_its_picture(town: Path) -> None:
+    facts = json.loads((town / "facts.json").read_text())
+    names = {subject["name"] for subject in facts["subjects"]}
+    training = {record.id: record for record in read_dialogues(town / "dialogues_train.jsonl")}
+    annotated = read_dialogues(town / "dialogues_annotated.jsonl")
+    captioned = {record.image_id for record in read_captions(town / "captions_train.jsonl")}
+    for record in annotated:
+        assert (training[record.id].context, training[record.id].response) == (record.context, record.response)
+        assert record.image_id in captioned
+        assert facts["scenes"][record.image_id]["subject"] in " ".join(record.context)
+    about_somebody = [r for r in training.values() if any(name in " ".join(r.context) for name in names)]
+    assert len(annotated) == len(about_somebody)
+
+
 def test_no_picture_is_in_two_splits(town: Path) -> None:
     """Beyond ids and facts: not even two pictures are the same, byte for byte."""
     pictures = {name: digest for name, digest in digests(town).items() if name.endswith(".png")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
 from sightline.data.pools import PoolImage
+from sightline.errors import SettingInvalid, UsageError
 from sightline.models.tokenizer import DialogueTokenizer, train_tokenizer
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
@@ -20,7 +20,14 @@ from trainer.data import Corpus, load_corpus, unique_pictures
 from trainer.evaluate import spread
 from trainer.pictures import Pixels, load_pictures
 from trainer.stages.contrastive import ContrastiveBatches, augment, small_talk
-from trainer.stages.generative import EncodedPictures, GenerativeBatches, encode_pictures, nearest_pictures
+from trainer.stages.generative import (
+    EncodedPictures,
+    GenerativeBatches,
+    annotated_part,
+    encode_pictures,
+    name_tokens,
+    nearest_pictures,
+)
 from trainer.step import build_optimizer, learning_rate_at, step_seed
 
 
@@ -135,16 +142,14 @@ def test_swaps_exchange_the_same_token_in_context_and_response() -> None:
     assert swapped_labels[0, 1:].tolist() == [3, -100, 8]  # 8 is a name too, but no context has it: an answer stays
 
 
-def test_names_are_the_rare_words_that_captions_share(built: Built) -> None:
+def test_names_are_the_rare_words_that_captions_share() -> None:
     words = [f"{first}{second}" for first in "bdgk" for second in ("alu", "emo", "iro", "oka", "upi", "ylo")]
     texts = [f"what is {word}" for word in words]
-    tokenizer = train_tokenizer([*texts * 3, "shown red"] * 2, vocab_size=600)
-    batches = GenerativeBatches.__new__(GenerativeBatches)
-    batches._built = replace(built, dialogue_tokenizer=DialogueTokenizer.of_corpus(tokenizer))
-    batches._contexts, batches._responses = texts, ["it is red"] * len(texts)
+    tokenizer = DialogueTokenizer.of_corpus(train_tokenizer([*texts * 3, "shown red"] * 2, vocab_size=600))
+    dialogues = [DialogueRecord(id=text, context=(text,), response="it is red") for text in texts]
     captions = [CaptionRecord(image_id=word, path=Path(word), caption=f"shown {word}") for word in words[:-1]]
-    (names,) = np.nonzero(batches._names(captions))
-    assert {batches._built.dialogue_tokenizer.decode([token]).strip() for token in names.tolist()} == set(words[:-1])
+    (names,) = np.nonzero(name_tokens(tokenizer, dialogues=dialogues, captions=captions))
+    assert {tokenizer.decode([token]).strip() for token in names.tolist()} == set(words[:-1])
 
 
 def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pixels: Pixels) -> None:
@@ -205,3 +210,57 @@ def test_the_text_only_control_never_shows_a_picture() -> None:
     from trainer.recipes import TOYTOWN_TEXT_ONLY
 
     assert TOYTOWN_TEXT_ONLY.stage2.image_dropout == 1.0
+
+
+def _annotated(count: int) -> list[DialogueRecord]:
+    return [
+        DialogueRecord(id=str(n), context=(f"what is box {n}",), response="red", image_id=str(n)) for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.25, 10), (0.26, 10), (1.0, 40)])
+def test_a_share_of_annotated_dialogues_is_part_of_every_larger_one(share: float, expected: int) -> None:
+    image_ids = [str(number) for number in reversed(range(40))]
+    part = annotated_part(_annotated(40), share=share, image_ids=image_ids)
+    whole = annotated_part(_annotated(40), share=1.0, image_ids=image_ids)
+    assert part is not None
+    assert whole is not None
+    assert part.dialogues == whole.dialogues[:expected]
+    assert [image_ids[row] for row in part.rows_B] == [record.image_id for record in part.dialogues]
+
+
+def test_no_share_trains_on_text_only_dialogues() -> None:
+    assert annotated_part(_annotated(4), share=0.0, image_ids=[]) is None
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"got 0.5, but data.dialogues_annotated names no dialogue"):
+        annotated_part([], share=0.5, image_ids=[])
+    with pytest.raises(SettingInvalid, match=r"got 1.5, limits 0 to 1"):
+        annotated_part(_annotated(4), share=1.5, image_ids=[])
+
+
+def test_an_annotated_dialogue_is_shown_its_own_picture_only(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    image_ids = [image.image_id for image in unique_pictures(corpus.captions_train)]
+    annotated = [
+        DialogueRecord(id=image_id, context=(f"what is box {image_id}",), response="red", image_id=image_id)
+        for image_id in image_ids
+    ]
+    pictures = encode_pictures(built.model, pixels)
+    batches = GenerativeBatches(
+        built,
+        dialogues=corpus.dialogues_train,
+        captions=corpus.captions_train,
+        annotated=annotated_part(annotated, share=1.0, image_ids=image_ids),
+        pictures=pictures,
+        settings=GenerativeSettings(batch_size=len(image_ids), image_dropout=0.0),
+        seed=0,
+        rank=0,
+        world_size=1,
+    )
+    batch = batches.batch(0)
+    tokens_BPW = batch["tokens_BKPW"][:, 0].numpy()
+    assert batch["tokens_BKPW"].shape[1] == 1
+    assert batch["image_mask_BK"].all()
+    expected = {pictures.tokens_NPW[row].tobytes() for row in range(len(image_ids))}
+    assert {tokens_PW.astype(np.float16).tobytes() for tokens_PW in tokens_BPW} == expected
