@@ -1,11 +1,18 @@
-"""Scores: how well pictures are found, and whether replies say what the pictures show. NumPy only."""
+"""Scores: how well pictures are found, whether replies say what they show, and how near replies are to people's.
+
+NumPy, and sacrebleu for its counts and its words. One module, `words`, decides what a word is.
+"""
 
 from sightline.metrics.grounding import accuracy, grade_answer, grounded_accuracy
+from sightline.metrics.overlap import bleu_each, rouge_l, rouge_l_each
 from sightline.metrics.ranking import median_rank, ranks_of_first_relevant, recall_at, recall_at_each
 from sightline.metrics.variety import distinct_n
+from sightline.metrics.words import WORDS_RULE, words
 
 __all__ = [
+    "WORDS_RULE",
     "accuracy",
+    "bleu_each",
     "distinct_n",
     "grade_answer",
     "grounded_accuracy",
@@ -13,4 +20,7 @@ __all__ = [
     "ranks_of_first_relevant",
     "recall_at",
     "recall_at_each",
+    "rouge_l",
+    "rouge_l_each",
+    "words",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sightline.errors import UsageError
-
-_WORD = re.compile(r"[^\W_]+")
+from sightline.metrics.words import bare_words
 
 
 class Gradable(Protocol):
@@ -39,8 +37,8 @@ class GroundedAccuracy:
 
 def grade_answer(text: str, question: Gradable) -> bool:
     """True if `text` has the answer as a whole word, in any case, and no rival value of the same fact."""
-    words = {word.casefold() for word in _WORD.findall(text)}
-    named = {choice for choice in question.choices if choice.casefold() in words}
+    said = bare_words(text)
+    named = {choice for choice in question.choices if choice.casefold() in said}
     return named == {question.answer}
 
 
