@@ -17,7 +17,7 @@ from rich.table import Table
 
 from sightline.errors import SightlineError, UsageError
 from trainer.config import FitConfig, flatten
-from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, write_report
+from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, report_table, write_report
 from trainer.dialogue_scores import LOOKS, RETRIEVED
 from trainer.evaluate import Scores
 from trainer.fit import evaluate_release, fit, score_table
@@ -91,12 +91,11 @@ def _evaluate_files(known: argparse.Namespace, *, config: FitConfig, console: Co
     files = DialogueFiles(dialogues=known.dialogues, pool=known.pool, word_vectors=known.word_vectors)
     look = known.pictures or RETRIEVED
     report = evaluate_on_dialogues(known.release, files=files, look=look, config=config, console=console)
-    scores = report.measured.scores
-    console.print(score_table(scores, shown=scores))
+    console.print(report_table(report))
     if known.out:
         write_report(known.out, report)
-        console.print(f"wrote {known.out}")
-    return scores
+        console.print(f"wrote {known.out}", soft_wrap=True)
+    return report.measured.scores
 
 
 def _recipes(known: argparse.Namespace, settings: list[str], console: Console) -> None:

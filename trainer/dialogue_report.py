@@ -12,6 +12,7 @@ import numpy as np
 import sacrebleu
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from sightline.data.dialogues import DialogueRecord, read_dialogues
 from sightline.data.lines import write_lines
@@ -67,7 +68,7 @@ def evaluate_on_dialogues(
     _check_vectors(files.word_vectors, console=console)
     built = released(release_id, registry=registry, cache=release_cache(config))
     built.model.eval()
-    console.print(f"{len(dialogues)} dialogues, {len(images)} pictures, {look} pictures shown")
+    console.print(f"{len(dialogues)} dialogues, {len(images)} pictures; replies look at: {look}")
     pixels = load_pictures(images, preprocess=built.model.tower.preprocess, cache=config.run.root / "cache")
     with _progress(console) as progress:
         exam = DialogueExam(
@@ -81,6 +82,14 @@ def evaluate_on_dialogues(
         )
         measured = evaluate_dialogues(exam, look=look, word_vectors=files.word_vectors)
     return DialogueReport(made_of=_made_of(release_id, files=files, look=look, config=config), measured=measured)
+
+
+def report_table(report: DialogueReport) -> Table:
+    """Every score, to four digits."""
+    table = Table("score", "value", show_edge=False)
+    for name, value in report.measured.scores.items():
+        table.add_row(name, f"{value:.4g}")
+    return table
 
 
 def write_report(folder: Path, report: DialogueReport) -> None:

@@ -118,7 +118,7 @@ def _losses(exam: DialogueExam, choice: Shown, *, name: str) -> ResponseLosses:
             cosines_BK=choice.cosines_QK[part],
             batch_size=exam.settings.batch_size,
         )
-        for part in exam.track(_batches(exam), description=f"losses, {name} pictures")
+        for part in exam.track(_batches(exam), description=f"losses, pictures: {name}")
     ]
     return ResponseLosses(
         nll_B=np.concatenate([part.nll_B for part in parts]),
@@ -129,7 +129,7 @@ def _losses(exam: DialogueExam, choice: Shown, *, name: str) -> ResponseLosses:
 def _replies(exam: DialogueExam, looked: Shown, *, look: str) -> list[str]:
     return [
         reply
-        for part in exam.track(_batches(exam), description=f"replies, {look} pictures")
+        for part in exam.track(_batches(exam), description=f"replies, pictures: {look}")
         for reply in answer_all(
             exam.built,
             contexts=[record.context for record in exam.dialogues[part]],
@@ -190,9 +190,8 @@ def _clip_of(text_QD: Floats, *, rows_QK: Rows, pictures: EncodedPictures) -> np
 
 def _picture_gains(losses: Mapping[str, ResponseLosses], *, best: str) -> Scores:
     """The losses of a token with each choice of pictures, and what `best` gives over the others."""
-    scores: Scores = {}
+    scores = {f"loss_{name}": token_loss(each.nll_B, num_tokens_N=each.num_tokens_B) for name, each in losses.items()}
     for name, found in losses.items():
-        scores[f"loss_{name}"] = token_loss(found.nll_B, num_tokens_N=found.num_tokens_B)
         if name != best:
             gain = picture_gain(losses[best].nll_B, other_N=found.nll_B, num_tokens_N=found.num_tokens_B)
             scores[f"gain_{best}_over_{name}"] = gain.nats_per_token

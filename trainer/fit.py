@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,10 +79,10 @@ def resolve(name: str, *, registry: Registry) -> str:
     return state.release_id if state else name
 
 
-def score_table(scores: Scores, *, shown: Iterable[str] = SHOWN) -> Table:
-    """The scores that a person looks at first, or those of the names `shown`."""
+def score_table(scores: Scores) -> Table:
+    """The scores that a person looks at first."""
     table = Table("score", "value", show_edge=False)
-    for name in shown:
+    for name in SHOWN:
         if name in scores:
             table.add_row(name, f"{scores[name]:.3f}")
     return table

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sightline.data.dialogues import DialogueRecord, write_dialogues
-from sightline.data.pools import PoolImage, read_pool
+from sightline.data.pools import PoolImage, read_pool, write_pool
 from sightline.metrics import bleu_each, perplexity
 from sightline.registry import Registry
 from tests.unit.trainer.conftest import COLOURS
@@ -205,6 +205,35 @@ def test_the_command_prints_a_table_and_writes_scores_and_predictions(
     printed = capsys.readouterr().out
     assert all(name in printed for name in report["scores"])
     assert {"embedding_average", "retrieval_median_rank", "gain_true_over_random"} <= report["scores"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_dialogues_are_measured_over_real_pictures(
+    released_squares: list[str], shared_data: Path, tmp_path: Path
+) -> None:
+    pictures, talk = shared_data / "emoji_noto128" / "png", shared_data / "topical_chat" / "valid_rare.json"
+    if not pictures.is_dir() or not talk.is_file():
+        pytest.skip("emoji_noto128 and topical_chat are not among the real data")
+    images = read_pool(pictures)[::97]
+    write_pool(tmp_path / "pool.jsonl", images)
+    write_dialogues(tmp_path / "dialogues.jsonl", topical_dialogues(talk, image_ids=[each.image_id for each in images]))
+    out = tmp_path / "out"
+    assert main([*released_squares, "--pool", str(tmp_path / "pool.jsonl"), "--out", str(out)]) == 0
+    report = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    assert report["scores"]["num_dialogues"] == report["scores"]["num_dialogues_with_picture"] == 30
+    assert 1 <= report["scores"]["retrieval_median_rank"] <= len(images)
+
+
+def topical_dialogues(path: Path, *, image_ids: Sequence[str]) -> list[DialogueRecord]:
+    """The first four turns of thirty conversations, each about a picture of its own."""
+    conversations = [talk["content"] for talk in json.loads(path.read_text(encoding="utf-8")).values()]
+    said = [[turn["message"] for turn in turns] for turns in conversations if len(turns) >= 4][:30]
+    pairs = zip(said, image_ids, strict=False)
+    return [
+        DialogueRecord(id=f"{number}", context=tuple(turns[:3]), response=turns[3], image_id=image_id)
+        for number, (turns, image_id) in enumerate(pairs)
+    ]
 
 
 @pytest.mark.slow
