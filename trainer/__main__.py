@@ -15,8 +15,11 @@ if not __package__:
 from rich.console import Console
 from rich.table import Table
 
-from sightline.errors import SightlineError
-from trainer.config import flatten
+from sightline.errors import SightlineError, UsageError
+from trainer.config import FitConfig, flatten
+from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, report_table, write_report
+from trainer.dialogue_scores import LOOKS, RETRIEVED
+from trainer.evaluate import Scores
 from trainer.fit import evaluate_release, fit, score_table
 from trainer.overrides import apply_overrides
 from trainer.publish import GateRefused
@@ -47,11 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("fit", help="train a recipe and publish what passes its gate", allow_abbrev=False)
     command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
     command.set_defaults(run=_fit)
-    command = commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False)
-    command.add_argument("release", help="a release id or a channel")
-    command.add_argument("--recipe", default="toytown-tiny", help="the recipe whose data is asked")
-    command.add_argument("--json", type=Path, help="file to write every score to")
-    command.set_defaults(run=_evaluate)
+    _add_evaluate(commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False))
     _add_experiments(commands)
     command = commands.add_parser("recipes", help="list the recipes, or every setting of one", allow_abbrev=False)
     command.add_argument("recipe", nargs="?", default="")
@@ -88,15 +87,45 @@ def _experiments(known: argparse.Namespace, settings: list[str], console: Consol
     run_experiments(suite, base=base_config(suite, order), order=order, console=console)
 
 
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("release", help="a release id or a channel")
+    command.add_argument("--recipe", default="toytown-tiny", help="the recipe whose data is asked, unless files are")
+    command.add_argument("--json", type=Path, help="file to write every score to")
+    files = command.add_argument_group("to measure it on dialogues of your own")
+    files.add_argument("--dialogues", type=Path, help="a JSONL of dialogues")
+    files.add_argument("--pool", type=Path, help="a folder of pictures, or a JSONL of them")
+    files.add_argument("--word-vectors", type=Path, help="a text file of word vectors, for the embedding scores")
+    files.add_argument("--pictures", choices=LOOKS, help=f"what replies look at (default: {RETRIEVED})")
+    files.add_argument("--out", type=Path, help="folder to write scores.json and predictions.jsonl to")
+    command.set_defaults(run=_evaluate)
+
+
 def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     fit(apply_overrides(recipe(known.recipe), arguments=settings), console=console)
 
 
 def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:
-    scores = evaluate_release(known.release, config=apply_overrides(recipe(known.recipe), arguments=settings))
-    console.print(score_table(scores))
+    config = apply_overrides(recipe(known.recipe), arguments=settings)
+    if known.dialogues and known.pool:
+        scores = _evaluate_files(known, config=config, console=console)
+    elif any((known.dialogues, known.pool, known.word_vectors, known.pictures, known.out)):
+        raise UsageError("evaluate: --dialogues and --pool go together, and the options of own dialogues need both")
+    else:
+        scores = evaluate_release(known.release, config=config)
+        console.print(score_table(scores))
     if known.json:
         known.json.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def _evaluate_files(known: argparse.Namespace, *, config: FitConfig, console: Console) -> Scores:
+    files = DialogueFiles(dialogues=known.dialogues, pool=known.pool, word_vectors=known.word_vectors)
+    look = known.pictures or RETRIEVED
+    report = evaluate_on_dialogues(known.release, files=files, look=look, config=config, console=console)
+    console.print(report_table(report))
+    if known.out:
+        write_report(known.out, report)
+        console.print(f"wrote {known.out}", soft_wrap=True)
+    return report.measured.scores
 
 
 def _recipes(known: argparse.Namespace, settings: list[str], console: Console) -> None:

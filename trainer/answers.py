@@ -1,18 +1,38 @@
-"""Replies to many dialogues at once, each from none to k pictures: what evaluation asks of a model."""
+"""What evaluation asks of a model with 0 to k pictures: replies to many dialogues, and how likely given ones are."""
 
 # Axes: B dialogues, K pictures, P picture tokens, W token width, T reply tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.models.decoding import CachedSteps, limits_for
 from trainer.architecture import Built
 from trainer.stages.generative import EncodedPictures, Floats, Rows
+
+MAX_RESPONSE_TOKENS = 128
+"""Longest response whose likelihood is taken, in tokens, as long as the paper's; a longer one is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseLosses:
+    """How unlikely a model finds each of B responses."""
+
+    nll_B: np.ndarray[Any, np.dtype[np.float64]]
+    """Summed negative log-likelihood in nats, the end of text included."""
+    num_tokens_B: Rows
+    """Tokens summed over. The start of text, which is always the same, is none of them."""
+
+    def part(self, chosen_M: Rows) -> ResponseLosses:
+        """Those of some responses."""
+        return ResponseLosses(nll_B=self.nll_B[chosen_M], num_tokens_B=self.num_tokens_B[chosen_M])
 
 
 @torch.inference_mode()
@@ -35,6 +55,31 @@ def answer_all(
         )
         texts += _greedy_rows(built, inputs, max_new_tokens=max_new_tokens)
     return texts
+
+
+@torch.inference_mode()
+def response_losses(
+    built: Built,
+    *,
+    dialogues: Sequence[DialogueRecord],
+    pictures: EncodedPictures,
+    rows_BK: Rows,
+    cosines_BK: Floats,
+    batch_size: int,
+) -> ResponseLosses:
+    """The losses of the dialogues' own responses, teacher-forced, looking at the pictures of their rows."""
+    parts = []
+    for start in range(0, len(dialogues), batch_size):
+        part = slice(start, start + batch_size)
+        contexts = [record.context for record in dialogues[part]]
+        inputs = reply_inputs(
+            built, contexts=contexts, pictures=pictures, rows_BK=rows_BK[part], cosines_BK=cosines_BK[part]
+        )
+        parts.append(_losses(built, inputs, responses=[record.response for record in dialogues[part]]))
+    return ResponseLosses(
+        nll_B=np.concatenate([part.nll_B for part in parts]),
+        num_tokens_B=np.concatenate([part.num_tokens_B for part in parts]),
+    )
 
 
 def reply_inputs(
@@ -61,6 +106,19 @@ def reply_inputs(
         "similarity_BK": torch.from_numpy(cosines_BK if num_images else np.zeros(shown_BK.shape, dtype=np.float32)),
         "image_mask_BK": torch.full(shown_BK.shape, bool(num_images)),
     }
+
+
+def _losses(built: Built, inputs: dict[str, Tensor], *, responses: Sequence[str]) -> ResponseLosses:
+    generator = built.model.generator
+    assert generator is not None, "only a model with a generator finds responses likely"
+    generator.eval()
+    labels = built.dialogue_tokenizer.label_ids(responses, max_length=MAX_RESPONSE_TOKENS)
+    labels_BT = torch.from_numpy(labels)
+    logits_BTV = generator.logits(generator.remember(**inputs), labels_BT)
+    # Every reply is handed its start of text: counted, it would lower any perplexity.
+    labels_BT[:, 0] = -100
+    nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2).float(), labels_BT, reduction="none")
+    return ResponseLosses(nll_B=nll_BT.sum(dim=1).double().numpy(), num_tokens_B=(labels_BT != -100).sum(dim=1).numpy())
 
 
 def _greedy_rows(built: Built, inputs: dict[str, Tensor], *, max_new_tokens: int) -> list[str]:

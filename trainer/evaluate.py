@@ -3,21 +3,18 @@
 # Axes: Q queries, N pictures, K pictures of a query, D embedding width.
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from sightline.data.dialogues import query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
-from sightline.metrics import grounded_accuracy, ranks_of_first_relevant, recall_at_each
-from trainer.answers import answer_all, reply_inputs
+from sightline.metrics import grounded_accuracy, median_rank, perplexity, ranks_of_first_relevant, recall_at_each
+from trainer.answers import answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
@@ -26,7 +23,7 @@ from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_pict
 
 ItemT = TypeVar("ItemT")
 Scores = dict[str, float]
-_RECALLS = (1, 5, 10)
+RECALLS = (1, 5, 10)
 _NO_PICTURES = 0
 
 
@@ -67,7 +64,8 @@ class Examiner:
         queries_QD = self.queries(questions)
         ranks_Q = ranks_of_first_relevant(queries_QD @ self.pool.vectors_ND.T, relevant_QT=relevant_QN)
         rows_QK = self.retrieved(queries_QD)
-        scores = {f"retrieval_{name}": value for name, value in recall_at_each(_RECALLS, rank_Q=ranks_Q).items()}
+        scores = {f"retrieval_{name}": value for name, value in recall_at_each(RECALLS, rank_Q=ranks_Q).items()}
+        scores["retrieval_median_rank"] = median_rank(ranks_Q)
         scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="grounded")
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :_NO_PICTURES], prefix="text_only")
         scores |= self._accuracies(questions, rows_QK=self.drawn(~relevant_QN), prefix="random_picture")
@@ -130,31 +128,25 @@ def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
     relevant_QN = rows_Q[:, None] == np.arange(len(images))[None, :]
     queries_QD = encode_texts(built, [record.caption for record in corpus.captions_val])
     ranks_Q = ranks_of_first_relevant(queries_QD @ pictures.vectors_ND.T, relevant_QT=relevant_QN)
-    recalls = recall_at_each(_RECALLS, rank_Q=ranks_Q)
-    return {f"caption_{name}": value for name, value in recalls.items()} | {"num_captions": float(len(ranks_Q))}
+    recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
+    found = {f"caption_{name}": value for name, value in recalls.items()}
+    return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
 
 
-@torch.inference_mode()
 def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings: EvaluationSettings) -> Scores:
-    """Token-weighted perplexity of held-out responses with pictures that their context retrieves from the pool."""
-    assert built.model.generator is not None, "only a model with a generator has a perplexity"
+    """Perplexity of held-out responses with pictures that their context retrieves from the pool."""
     dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
     queries_QD = encode_texts(built, [query_text(record.context) for record in dialogues])
     rows_QK, cosines_QK = nearest_pictures(queries_QD, pictures_ND=pool.vectors_ND, k=settings.num_images)
-    generator, total, num_tokens = built.model.generator.eval(), 0.0, 0
-    for start in range(0, len(dialogues), settings.batch_size):
-        part = slice(start, start + settings.batch_size)
-        contexts = [record.context for record in dialogues[part]]
-        inputs = reply_inputs(
-            built, contexts=contexts, pictures=pool, rows_BK=rows_QK[part], cosines_BK=cosines_QK[part]
-        )
-        labels_BT = torch.from_numpy(
-            built.dialogue_tokenizer.label_ids([record.response for record in dialogues[part]], max_length=128)
-        )
-        logits_BTV = generator.logits(generator.remember(**inputs), labels_BT)
-        total += float(F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), reduction="sum"))
-        num_tokens += int((labels_BT != -100).sum())
-    return {"perplexity": math.exp(total / num_tokens)}
+    losses = response_losses(
+        built,
+        dialogues=dialogues,
+        pictures=pool,
+        rows_BK=rows_QK,
+        cosines_BK=cosines_QK,
+        batch_size=settings.batch_size,
+    )
+    return {"perplexity": perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B)}
 
 
 def _encode(built: Built, images: Sequence[PoolImage], *, cache: Path) -> EncodedPictures:

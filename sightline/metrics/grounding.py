@@ -1,15 +1,19 @@
-"""Whether a reply states the fact that a picture shows."""
+"""Whether a reply states the fact that a picture shows, and how near it is to the picture. Axes: N pairs, D width."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sightline.errors import UsageError
+import numpy as np
+import numpy.typing as npt
 
-_WORD = re.compile(r"[^\W_]+")
+from sightline.errors import UsageError
+from sightline.metrics.words import bare_words
+
+CLIP_SCORE_WEIGHT = 2.5
+"""What stretches the cosines that CLIP gives to about 0 to 1."""
 
 
 class Gradable(Protocol):
@@ -39,8 +43,8 @@ class GroundedAccuracy:
 
 def grade_answer(text: str, question: Gradable) -> bool:
     """True if `text` has the answer as a whole word, in any case, and no rival value of the same fact."""
-    words = {word.casefold() for word in _WORD.findall(text)}
-    named = {choice for choice in question.choices if choice.casefold() in words}
+    said = bare_words(text)
+    named = {choice for choice in question.choices if choice.casefold() in said}
     return named == {question.answer}
 
 
@@ -65,3 +69,20 @@ def grounded_accuracy(texts: Sequence[str], *, questions: Sequence[Gradable]) ->
         for fact in facts
     }
     return GroundedAccuracy(overall=accuracy(is_right), by_fact=by_fact, num_questions=len(questions))
+
+
+def clip_scores(text_ND: npt.NDArray[np.floating], *, image_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """CLIPScore [N] of each text with the picture of its row: 2.5 x the cosine, 0 where that is negative.
+
+    Hessel et al. 2021 (arXiv 2104.08718). Vectors are those of one tower, of any
+    length but 0; scores of different towers are not comparable, nor are ours
+    with the paper's, which put "A photo depicts" before a caption: a reply is
+    none. Raises UsageError if shapes differ or a vector is zero or not finite.
+    """
+    if text_ND.shape != image_ND.shape or text_ND.ndim != 2:
+        raise UsageError(f"vectors: got shapes {text_ND.shape} and {image_ND.shape}, expected one [N, D]")
+    text_ND, image_ND = text_ND.astype(np.float64), image_ND.astype(np.float64)
+    length_N = np.linalg.norm(text_ND, axis=1) * np.linalg.norm(image_ND, axis=1)
+    if not (np.isfinite(length_N) & (length_N > 0)).all():
+        raise UsageError("vectors: some are zero or not finite")
+    return CLIP_SCORE_WEIGHT * np.maximum((text_ND * image_ND).sum(axis=1) / length_N, 0.0)
