@@ -117,6 +117,9 @@ EMOJI = replace(
         dialogues_val=Path("dialogues_val.jsonl"),
         pool=Path("pool.jsonl"),
     ),
+    model=replace(FOLDER.model, vision_layers=3),
+    stage1=replace(FOLDER.stage1, steps=1000, tamim_share=0.25),
+    stage2=replace(FOLDER.stage2, steps=1000),
 )
 """Real pictures: emoji captioned by their names, with short everyday dialogues."""
 
