@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer
 
 from sightline.errors import CapabilityMissing
+from sightline.models.bart import read_bart
 from sightline.models.clip_tokenizer import tower_tokenizer_of_tag
 from sightline.models.config import DecoderConfig, FusionConfig, MaskingConfig, TowerConfig, ZrigfConfig
-from sightline.models.generator import read_bart
 from sightline.models.model import ZrigfModel, build_model
+from sightline.models.pretrained import bart_folder, split_tower_name
 from sightline.models.release import load_model
 from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, TowerTokenizer, train_tokenizer
 from sightline.models.towers import tower_config_of_tag
@@ -63,7 +64,7 @@ def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
             label_smoothing=config.stage2.label_smoothing,
         ),
         tower_weights=tower_weights,
-        bart=Path(config.model.decoder) if config.model.decoder else None,
+        bart=bart_folder(config.model.decoder) if config.model.decoder else None,
     )
     return Built(model=model, tower_tokenizer=tower_tokenizer, dialogue_tokenizer=dialogue_tokenizer)
 
@@ -86,7 +87,7 @@ def release_cache(config: FitConfig) -> Path:
 def _tower(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[TowerConfig, str, TowerTokenizer]:
     """(configuration, open_clip weights, tokenizer): of the tag that `tower` names, else of the recipe's sizes."""
     if sizes.tower:
-        tag, _, weights = sizes.tower.partition(":")
+        tag, weights = split_tower_name(sizes.tower)
         named = tower_config_of_tag(tag)
         return named, weights, tower_tokenizer_of_tag(tag, context_length=named.context_length)
     sized = TowerConfig(
@@ -106,9 +107,9 @@ def _tower(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[TowerConfig, 
 
 
 def _decoder(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[DecoderConfig, DialogueTokenizer]:
-    """(configuration, tokenizer): of the BART folder that `decoder` names, else of the recipe's sizes."""
+    """(configuration, tokenizer): of the BART that `decoder` names, else of the recipe's sizes."""
     if sizes.decoder:
-        folder = Path(sizes.decoder)
+        folder = bart_folder(sizes.decoder)
         return read_bart(folder, context_length=sizes.dialogue_length)[0], DialogueTokenizer.of_bart(folder)
     dialogue = DialogueTokenizer.of_corpus(tokenizer)
     sized = DecoderConfig(

@@ -56,9 +56,10 @@ class ModelSettings:
     """Sizes of a model built from configuration, or names of pretrained parts."""
 
     tower: str = ""
-    """An open_clip tag or local weights (`ViT-B-32:laion2b_s34b_b79k`); empty builds the sizes below."""
+    """An open_clip tower: `ViT-B-32:laion2b_s34b_b79k` (a pretrained tag), `ViT-B-32:weights.safetensors` (a file),
+    `ViT-B-32` (random), `hf-hub:org/repo` or `local-dir:folder`; empty builds the sizes below."""
     decoder: str = ""
-    """A BART-family checkpoint name or folder; empty builds the sizes below."""
+    """A BART-family checkpoint: a folder, or a hub id such as `facebook/bart-base`; empty builds the sizes below."""
     image_size: int = 56
     """Side of the square that a picture is scaled and cut to, in pixels."""
     patch_size: int = 8

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, default_bpe
 
-from sightline.errors import ReleaseInvalid, SettingInvalid
+from sightline.errors import ReleaseInvalid
+from sightline.models.pretrained import model_config_of
 from sightline.models.tokenizer import (
     TOWER_FILE,
     CorpusTowerTokenizer,
@@ -82,10 +82,7 @@ class HfTowerTokenizer:
 
 def tower_tokenizer_of_tag(tag: str, *, context_length: int) -> TowerTokenizer:
     """The tokenizer that open_clip gives an architecture; one with a tokenizer of its own may be downloaded by it."""
-    values = open_clip.get_model_config(tag)
-    if values is None:
-        raise SettingInvalid(f"tag: open_clip knows no architecture {tag!r}")
-    text = values["text_cfg"]
+    text = model_config_of(tag)["text_cfg"]
     if not text.get("hf_tokenizer_name"):
         return ClipTowerTokenizer(context_length=context_length)
     options = dict(text.get("tokenizer_kwargs") or {})
@@ -95,7 +92,9 @@ def tower_tokenizer_of_tag(tag: str, *, context_length: int) -> TowerTokenizer:
         strip_sep_token=options.pop("strip_sep_token", False),
         tokenizer_mode=text.get("tokenizer_mode") or "",
     )
-    return HfTowerTokenizer(text["hf_tokenizer_name"], settings=settings, options=options)
+    # As open_clip does: a local folder holds its tokenizer too, whatever name it once had.
+    source = tag.removeprefix("local-dir:") if tag.startswith("local-dir:") else text["hf_tokenizer_name"]
+    return HfTowerTokenizer(source, settings=settings, options=options)
 
 
 def read_tower_tokenizer(folder: Path, *, context_length: int) -> TowerTokenizer:

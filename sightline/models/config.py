@@ -72,6 +72,8 @@ class DecoderConfig:
     """Tokens of a dialogue that are read, start and end included."""
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    """Dropout inside the feed-forward layers."""
     activation: str = "gelu"
     init_std: float = 0.02
     """Spread of fresh weights."""

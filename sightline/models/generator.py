@@ -3,7 +3,6 @@
 # Axes: B dialogues, L context tokens, T reply tokens, K pictures, P picture tokens, W token width, V vocabulary.
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from sightline.errors import SettingInvalid
 from sightline.models.config import DecoderConfig, FusionConfig
 from sightline.models.fusion import FusedMemory, MultimodalFusion, SummedPictures
 from sightline.models.transfer import InfoTransferDecoderLayer, SequentialDecoderLayer
@@ -120,6 +118,13 @@ class ZrigfGenerator(nn.Module):
         """The memory as transformers' own `generate` takes it; its attention mask is `memory.mask`."""
         return BaseModelOutput(last_hidden_state=memory.packed)
 
+    def checkpoint_activations(self, is_on: bool = True) -> None:
+        """Keep only BART's layers' inputs for the backward pass, by transformers' own switch, and compute the rest again."""
+        if is_on:
+            self.bart.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.bart.gradient_checkpointing_disable()
+
     @torch.no_grad()
     def set_similarity_scale(self, scale: Tensor) -> None:
         """Weigh pictures with the tower's own inverse temperature from now on."""
@@ -161,6 +166,7 @@ def bart_config(config: DecoderConfig) -> BartConfig:
         max_position_embeddings=config.max_positions,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
         activation_function=config.activation,
         init_std=config.init_std,
         scale_embedding=config.scale_embedding,
@@ -172,45 +178,3 @@ def bart_config(config: DecoderConfig) -> BartConfig:
     )
     built._attn_implementation = "sdpa"
     return built
-
-
-def read_bart(folder: Path, *, context_length: int = 128) -> tuple[DecoderConfig, BartForConditionalGeneration]:
-    """The BART of a checkpoint folder, saved from the plain or from the language-model class.
-
-    Reads safetensors only. Raises SettingInvalid if the folder holds no BART,
-    or weights are missing: a decoder is never left random in silence.
-    """
-    try:
-        model, info = BartForConditionalGeneration.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
-        raise SettingInvalid(f"{folder}: no BART checkpoint with safetensors weights: {error}") from error
-    missing = sorted(set(info["missing_keys"]) - {"final_logits_bias", "lm_head.weight"})
-    if missing or info["mismatched_keys"] or model.config.model_type != "bart":
-        raise SettingInvalid(f"{folder}: {len(missing)} weights of BART are missing, {missing[:3]} among them")
-    model.config._attn_implementation = "sdpa"
-    return _described(model.config, context_length=context_length), model
-
-
-def _described(config: BartConfig, *, context_length: int) -> DecoderConfig:
-    return DecoderConfig(
-        vocab_size=config.vocab_size,
-        pad_id=config.pad_token_id,
-        bos_id=config.bos_token_id,
-        eos_id=config.eos_token_id,
-        d_model=config.d_model,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        encoder_heads=config.encoder_attention_heads,
-        decoder_heads=config.decoder_attention_heads,
-        encoder_ffn=config.encoder_ffn_dim,
-        decoder_ffn=config.decoder_ffn_dim,
-        max_positions=config.max_position_embeddings,
-        context_length=min(context_length, config.max_position_embeddings),
-        dropout=float(config.dropout),
-        attention_dropout=float(config.attention_dropout),
-        activation=config.activation_function,
-        init_std=config.init_std,
-        scale_embedding=bool(config.scale_embedding),
-    )

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import CapabilityMissing, SettingInvalid
+from sightline.models.bart import read_bart
 from sightline.models.config import ZrigfConfig
 from sightline.models.fusion import pool_tokens
-from sightline.models.generator import ZrigfGenerator, read_bart
+from sightline.models.generator import ZrigfGenerator
 from sightline.models.tamim import MaskGenerator, PatchMasks, PixelHead, TextAssistedMIM
 from sightline.models.tim import matching_loss
 from sightline.models.towers import DualEncoder, build_tower

@@ -72,6 +72,7 @@ def save_release(
         (folder / TOWER_FOLDER).mkdir(exist_ok=True)
         text = json.dumps(model.tower.open_clip_config, indent=2, sort_keys=True)
         (folder / TOWER_FOLDER / OPEN_CLIP_FILE).write_text(text, encoding="utf-8")
+        model.tower.save_text_config(folder / TOWER_FOLDER)
     space_id = _space_id(folder, tower=model.tower, config=model.config)
     write_weights(folder, state=unique_state(model), metadata={_SPACE_KEY: space_id})
     _golden(model, tower_tokenizer, dialogue_tokenizer).save(folder)

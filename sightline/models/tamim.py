@@ -79,6 +79,8 @@ class TextAssistedMIM(nn.Module):
         _, tokens_BNW = tower.encode_image(pixels_BCHW, masks.hidden, mask_token_W=self.head.mask_token_W)
         fused_BNM = self.vision_block(self.v2t(tokens_BNW), text_BLM, text_mask_BL)
         painted_BCHW = self.head(fused_BNM)
+        # Pixels beyond the last whole patch belong to no token, so nobody can paint them.
+        pixels_BCHW = pixels_BCHW[..., : painted_BCHW.shape[-2], : painted_BCHW.shape[-1]]
         return masked_l1(pixels_BCHW, painted_BCHW, mask_BN=masks.target), painted_BCHW
 
 

@@ -3,10 +3,12 @@
 # Axes: B texts, L tokens, W width of the tower, D embedding width.
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, text_global_pool
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class CausalTextTower:
@@ -38,9 +40,12 @@ class CausalTextTower:
         if not self._has_plain_blocks:
             length = x_BLW.shape[1]
             return self.tower.transformer(x_BLW, attn_mask=self.tower.attn_mask[:length, :length])
-        for block in self.tower.transformer.resblocks:
-            x_BLW = x_BLW + block.ls_1(_causal_attention(block.attn, block.ln_1(x_BLW)))
-            x_BLW = x_BLW + block.ls_2(block.mlp(block.ln_2(x_BLW)))
+        transformer = self.tower.transformer
+        for block in transformer.resblocks:
+            if transformer.grad_checkpointing and torch.is_grad_enabled():
+                x_BLW = checkpoint(_block, block, x_BLW, use_reentrant=False)
+            else:
+                x_BLW = _block(block, x_BLW)
         return x_BLW
 
 
@@ -54,6 +59,11 @@ def causal_text_tower(model: nn.Module) -> CausalTextTower | None:
     if pool_type not in {"argmax", "eos"} or tower.attn_mask is None:
         return None
     return CausalTextTower(tower, pool_type=pool_type, eos_id=tower.text_eos_id if is_clip else tower.eos_id)
+
+
+def _block(block: ResidualAttentionBlock, x_BLW: Tensor) -> Tensor:
+    x_BLW = x_BLW + block.ls_1(_causal_attention(block.attn, block.ln_1(x_BLW)))
+    return x_BLW + block.ls_2(block.mlp(block.ln_2(x_BLW)))
 
 
 def _causal_attention(attention: nn.MultiheadAttention, x_BLW: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 PAD_ID, BOS_ID = 0, 1
 TOWER_FILE = "tower.json"
 DECODER_FILE = "decoder.json"
+_TOKENIZER_MODELS = ("BPE", "WordPiece", "Unigram")
+"""What the BART family's tokenizers are made of; Chinese BART reads word pieces."""
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -114,9 +116,10 @@ class DialogueTokenizer:
             loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
             raise SettingInvalid(f"{folder}: no tokenizer of a BART checkpoint: {error}") from error
-        return cls(
-            loaded.backend_tokenizer, bos_id=loaded.bos_token_id, eos_id=loaded.eos_token_id, pad_id=loaded.pad_token_id
-        )
+        # A tokenizer of BERT's kind marks both ends with [CLS] and [SEP].
+        bos_id = loaded.cls_token_id if loaded.bos_token_id is None else loaded.bos_token_id
+        eos_id = loaded.sep_token_id if loaded.eos_token_id is None else loaded.eos_token_id
+        return cls(loaded.backend_tokenizer, bos_id=bos_id, eos_id=eos_id, pad_id=loaded.pad_token_id)
 
     def encode(self, text: str) -> list[int]:
         """The text's ids without start and end."""
@@ -158,9 +161,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
         model = json.loads(text).get("model", {}).get("type")
     except (OSError, ValueError, AttributeError) as error:
         raise ReleaseInvalid(f"{path.name}: no tokenizer: {error}") from error
-    if model != "BPE":
-        raise ReleaseInvalid(f"{path.name}: got a tokenizer model {model!r}, expected 'BPE'")
-    return Tokenizer.from_str(text)
+    if model not in _TOKENIZER_MODELS:
+        expected = ", ".join(_TOKENIZER_MODELS)
+        raise ReleaseInvalid(f"{path.name}: got a tokenizer model {model!r}, expected one of {expected}")
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ReleaseInvalid(f"{path.name}: no tokenizer: {error}") from error
 
 
 def _literal(tokenizer: Tokenizer) -> Tokenizer:

@@ -3,12 +3,9 @@
 # Axes: B items, L tokens, D embedding width, N patches, W token width, C channels; after C, H and W are pixels.
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from sightline.errors import SettingInvalid
 from sightline.models.config import TowerConfig
+from sightline.models.pretrained import HF_TEXT_FOLDER, create_open_clip, model_config_of
 from sightline.models.text_tower import causal_text_tower
 from sightline.models.transforms import Normalize, Preprocess
 
@@ -37,6 +35,9 @@ class DualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.open_clip_config = open_clip_config
+        # CoCa's captioning decoder has no part in either encoder: DDP would wait for its gradients.
+        if hasattr(model, "text_decoder"):
+            model.text_decoder = None
         self.model = model
         self.preprocess = preprocess
         self.normalize = Normalize(preprocess)
@@ -104,6 +105,20 @@ class DualEncoder(nn.Module):
         limit = torch.log(torch.tensor(MAX_LOGIT_SCALE, device=raw.device, dtype=raw.dtype))
         return (raw - (raw - limit).clamp(min=0).detach()).exp().reshape(())
 
+    def save_text_config(self, folder: Path) -> None:
+        """Write what a transformers text tower is made from, if this has one, so that a release needs no hub to load."""
+        if (config := getattr(getattr(self.model, "text", None), "config", None)) is not None:
+            config.save_pretrained(folder / HF_TEXT_FOLDER)
+
+    def checkpoint_activations(self, is_on: bool = True) -> None:
+        """Keep only the blocks' inputs for the backward pass, by open_clip's own switches, and compute the rest again."""
+        self.model.visual.set_grad_checkpointing(is_on)
+        text = getattr(self.model, "text", None)
+        if text is None:
+            self.model.transformer.grad_checkpointing = is_on
+        else:
+            text.set_grad_checkpointing(is_on)
+
     @torch.no_grad()
     def _measure(self) -> tuple[int, int, int]:
         was_training = self.training
@@ -120,11 +135,10 @@ class DualEncoder(nn.Module):
 def build_tower(config: TowerConfig, *, weights: str = "", source: str = "") -> DualEncoder:
     """A dual encoder, randomly initialised unless `weights` names an open_clip pretrained tag or a local weights file.
 
-    A `local-dir:` architecture brings weights along: any `weights`, say "own",
-    loads them. Only a pretrained tag or an `hf-hub:` architecture downloads, and
-    only through open_clip. `source` is what open_clip builds in place of the
-    tag: a release brings its own description. Raises SettingInvalid for an
-    unknown tag.
+    An `hf-hub:` or `local-dir:` architecture brings weights along: any
+    `weights`, say "own", loads them. `source` is what open_clip builds in place
+    of the tag: a release brings its own description. Raises SettingInvalid for
+    an unknown tag, and for weights that do not fill the model.
     """
     if config.tag:
         return _from_open_clip(source or config.tag, config=config, weights=weights)
@@ -136,9 +150,7 @@ def build_tower(config: TowerConfig, *, weights: str = "", source: str = "") -> 
 
 def tower_config_of_tag(tag: str) -> TowerConfig:
     """The description of an open_clip architecture. Raises SettingInvalid if open_clip does not know it."""
-    values = open_clip.get_model_config(tag)
-    if values is None:
-        raise SettingInvalid(f"tag: open_clip knows no architecture {tag!r}")
+    values = model_config_of(tag)
     vision, text = values["vision_cfg"], values["text_cfg"]
     size = vision["image_size"]
     return TowerConfig(
@@ -165,42 +177,14 @@ def _described(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, int]:
 
 
 def _from_open_clip(tag: str, *, config: TowerConfig, weights: str) -> DualEncoder:
-    pretrained = open_clip.get_pretrained_cfg(tag, weights) if weights else {}
-    is_quick = bool((pretrained or {}).get("quick_gelu"))
-    try:
-        with _without_open_clips_warnings():
-            model = open_clip.create_model(
-                tag,
-                pretrained=weights if weights and ":" not in tag else None,
-                load_weights=bool(weights),
-                pretrained_text=False,
-                force_quick_gelu=is_quick,
-            )
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
-        raise SettingInvalid(f"tag {tag!r}, weights {weights!r}: {error}") from error
+    model, described = create_open_clip(tag, weights=weights)
     values = dict(model.visual.preprocess_cfg)
-    described = {**open_clip.get_model_config(tag), **({"quick_gelu": True} if is_quick else {})}
     return DualEncoder(
         model,
         preprocess=Preprocess.from_open_clip(values),
         context_length=config.context_length,
         open_clip_config={"model_cfg": described, "preprocess_cfg": values},
     )
-
-
-@contextmanager
-def _without_open_clips_warnings() -> Iterator[None]:
-    """Drop what open_clip tells the root logger: that weights are random, which a release then replaces."""
-
-    def is_not_open_clips(record: logging.LogRecord) -> bool:
-        return record.module != "factory" or record.levelno > logging.WARNING
-
-    root = logging.getLogger()
-    root.addFilter(is_not_open_clips)
-    try:
-        yield
-    finally:
-        root.removeFilter(is_not_open_clips)
 
 
 def _vision_cfg(config: TowerConfig) -> CLIPVisionCfg:
@@ -270,8 +254,14 @@ class _VitPatches:
         last, states = visual.transformer.forward_intermediates(x)
         before_last = states[-2] if len(states) > 1 else x
         pooled_BW, _ = visual._pool(last)
-        tokens_BNW = visual.ln_post(before_last[:, 1:])
+        tokens_BNW = self._normed(before_last[:, 1:])
         return (pooled_BW if visual.proj is None else pooled_BW @ visual.proj), tokens_BNW
+
+    def _normed(self, states_BNW: Tensor) -> Tensor:
+        """The states as open_clip normalises them; behind an attention pooler (CoCa) its norm is the pooler's own."""
+        if self.visual.attn_pool is None:
+            return self.visual.ln_post(states_BNW)
+        return F.layer_norm(states_BNW, states_BNW.shape[-1:])
 
 
 class _TimmPatches:
@@ -311,7 +301,9 @@ def grey_patches(pixels_BCHW: Tensor, hidden_BN: Tensor | None) -> Tensor:
     """Normalised pixels with the hidden patches at zero, the mean colour."""
     if hidden_BN is None:
         return pixels_BCHW
-    grid = round(hidden_BN.shape[1] ** 0.5)
-    size = pixels_BCHW.shape[-1]
+    grid, size = round(hidden_BN.shape[1] ** 0.5), pixels_BCHW.shape[-1]
+    seen = grid * (size // grid)
     hidden_B1GG = hidden_BN.reshape(-1, 1, grid, grid).to(pixels_BCHW.dtype)
-    return pixels_BCHW * (1.0 - F.interpolate(hidden_B1GG, size=(size, size), mode="nearest"))
+    hidden_B1HW = F.interpolate(hidden_B1GG, size=(seen, seen), mode="nearest")
+    # Patches of 14 leave 6 of 384 pixels at the right and below that no token stands for.
+    return pixels_BCHW * (1.0 - F.pad(hidden_B1HW, (0, size - seen, 0, size - seen)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,22 @@ def small_release(
         dialogue_tokenizer=parts.dialogue_tokenizer,
     )
     return folder, architecture
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """Puts a folder into a hub cache of its own, in the hub's own layout; nothing outside can be reached."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def put(repository: str, folder: Path) -> None:
+        kept = cache / f"models--{repository.replace('/', '--')}"
+        (kept / "refs").mkdir(parents=True)
+        (kept / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, kept / "snapshots" / ("0" * 40))
+
+    return put
 
 
 def build_small(config: ZrigfConfig, tokenizer: Tokenizer) -> SmallParts:
