@@ -15,7 +15,7 @@ from torch import Tensor
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.models.decoding import CachedSteps, limits_for
 from trainer.architecture import Built
-from trainer.stages.generative import EncodedPictures, Floats, Rows
+from trainer.stages.generative import EncodedPictures, Floats, Rows, device_of
 
 MAX_RESPONSE_TOKENS = 128
 """Longest response whose likelihood is taken, in tokens, as long as the paper's; a longer one is cut."""
@@ -99,13 +99,14 @@ def reply_inputs(
     num_images = rows_BK.shape[1]
     # Without pictures the tensors still need one slot; the mask says that it is empty.
     shown_BK = rows_BK if num_images else np.zeros((len(contexts), 1), dtype=np.int64)
-    return {
+    inputs = {
         "context_ids_BL": torch.from_numpy(ids),
         "context_mask_BL": torch.from_numpy(mask),
         "tokens_BKPW": torch.from_numpy(pictures.tokens_NPW[shown_BK]).float(),
         "similarity_BK": torch.from_numpy(cosines_BK if num_images else np.zeros(shown_BK.shape, dtype=np.float32)),
         "image_mask_BK": torch.full(shown_BK.shape, bool(num_images)),
     }
+    return {name: value.to(device_of(built.model)) for name, value in inputs.items()}
 
 
 def _losses(built: Built, inputs: dict[str, Tensor], *, responses: Sequence[str]) -> ResponseLosses:
@@ -128,9 +129,10 @@ def _greedy_rows(built: Built, inputs: dict[str, Tensor], *, max_new_tokens: int
     limits = limits_for(generator, max_new_tokens=max_new_tokens)
     steps = CachedSteps(generator, generator.remember(**inputs))
     num_rows = len(inputs["context_ids_BL"])
-    new_ids_BT = torch.tensor([limits.start_ids] * num_rows)
+    device = device_of(built.model)
+    new_ids_BT = torch.tensor([limits.start_ids] * num_rows, device=device)
     chosen: list[Tensor] = []
-    is_done_B = torch.zeros(num_rows, dtype=torch.bool)
+    is_done_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
     for _ in range(limits.max_new_tokens):
         logits_BV = steps.next_logits(new_ids_BT)
         logits_BV[:, list(limits.forbidden_ids)] = float("-inf")

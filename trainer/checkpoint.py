@@ -72,7 +72,8 @@ def read_optimizer(folder: Path, *, model: nn.Module, optimizer: torch.optim.Opt
     """Load the optimiser's moments, matched to parameters by name."""
     stored = load_file(folder / _OPTIMISER)
     for name, parameter in model.named_parameters():
-        values = {key.rpartition("|")[2]: value for key, value in stored.items() if key.rpartition("|")[0] == name}
+        named = {key.rpartition("|")[2]: value for key, value in stored.items() if key.rpartition("|")[0] == name}
+        values = {key: value if key == "step" else value.to(parameter.device) for key, value in named.items()}
         if values:
             optimizer.state[parameter] = values
 

@@ -104,6 +104,10 @@ class ContrastiveSettings:
     """Optimiser steps; 0 with `init_from` keeps the towers and their embedding space."""
     batch_size: int = 64
     """Pictures a step over all workers; each picture with one of its captions."""
+    accumulate: int = 1
+    """Parts that a worker's share of the batch is read in, one after the other: memory of one part. A part meets the
+    negatives of its own and of the other workers' same part, so more parts mean fewer negatives than `batch_size`;
+    `speed.gradient_checkpointing` saves memory and keeps them."""
     learning_rate: float = 1e-3
     """Peak of the cosine schedule that ends at zero."""
     weight_decay: float = 0.05
@@ -136,6 +140,9 @@ class GenerativeSettings:
     """Optimiser steps."""
     batch_size: int = 32
     """Dialogues a step over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of the batch is read in, one after the other: memory of one part, and the same
+    gradient as the whole."""
     learning_rate: float = 1e-3
     """Peak of the cosine schedule that ends at zero."""
     weight_decay: float = 0.01
@@ -160,6 +167,23 @@ class GenerativeSettings:
     share is part of a larger one. 0 trains on the text-only dialogues."""
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSettings:
+    """How a step is computed: none of it changes what is learned but by rounding."""
+
+    precision: str = "float32"
+    """`float32`, or `bfloat16`: matrices multiply in bfloat16, weights, optimiser and losses stay float32."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of blocks alone and compute them again on the way back: less memory for a third more time."""
+    compile_backend: str = ""
+    """`torch.compile` backend such as `inductor`; empty runs eagerly. Pays for long runs of large models."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid for a precision that is not known."""
+        if self.precision not in {"float32", "bfloat16"}:
+            raise SettingInvalid(f"speed.precision: got {self.precision!r}, expected float32 or bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +270,8 @@ class FitConfig:
     """Contrastive stage."""
     stage2: GenerativeSettings = field(default_factory=GenerativeSettings)
     """Generative stage."""
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
+    """How steps are computed."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """Measurement."""
     gate: GateSettings = field(default_factory=GateSettings)
@@ -285,7 +311,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
 
 def training_digest(config: FitConfig) -> str:
     """Digest of all that decides the weights: a checkpoint of another digest is never resumed."""
-    parts = {name: to_json(getattr(config, name)) for name in ("data", "model", "stage1", "stage2")}
+    parts = {name: to_json(getattr(config, name)) for name in ("data", "model", "stage1", "stage2", "speed")}
     parts["seed"], parts["init_from"] = config.seed, config.init_from  # type: ignore[assignment]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -113,7 +113,7 @@ def _train(config: FitConfig) -> Path:
 
 
 def _evaluated(built: Built, *, config: FitConfig, corpus: Corpus) -> Scores:
-    built.model.eval()
+    built.model.eval().to(config.run.device)
     return evaluate(built, corpus=corpus, settings=config.evaluation, cache=config.run.root / "cache", seed=config.seed)
 
 

@@ -16,7 +16,13 @@ from trainer.journal import STAGES, Journal
 from trainer.pictures import Pixels, load_pictures
 from trainer.reporting import Reporter
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
-from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part, encode_pictures
+from trainer.stages.generative import (
+    GenerativeBatches,
+    GenerativeObjective,
+    annotated_part,
+    device_of,
+    encode_pictures,
+)
 from trainer.step import Pace, Stage, StageRun, StepSettings, run_stage
 
 
@@ -30,6 +36,9 @@ def train(config: FitConfig, *, reporter: Reporter) -> None:
     torch.set_num_threads(config.run.threads_per_worker or max(1, (os.cpu_count() or 1) // reporter.world_size))
     corpus = load_corpus(config.data)
     built = build(config, texts=corpus.texts())
+    built.model.to(config.run.device)
+    if config.speed.gradient_checkpointing:
+        built.model.checkpoint_activations()
     position, folder = _restore(config, built=built, reporter=reporter)
     worker = _Worker(config=config, reporter=reporter, corpus=corpus, built=built)
     worker.run(position, resume_from=folder)
@@ -101,6 +110,8 @@ class _Worker:
             stage=stage,
             model=self._built.model,
             settings=settings,
+            speed=self._config.speed,
+            device=device_of(self._built.model),
             pace=Pace(log_every=run.log_every, checkpoint_every=run.checkpoint_every),
             reporter=self._reporter,
             journal=self._journal,
@@ -121,7 +132,8 @@ def _restore(config: FitConfig, *, built: Built, reporter: Reporter) -> tuple[Po
 
 def _check_batches(config: FitConfig, *, world_size: int) -> None:
     for name, settings in (("stage1", config.stage1), ("stage2", config.stage2)):
-        if settings.batch_size % world_size:
+        if settings.accumulate < 1 or settings.batch_size % (world_size * settings.accumulate):
             raise SettingInvalid(
                 f"{name}.batch_size: got {settings.batch_size}, must be a multiple of the {world_size} workers"
+                f" times {name}.accumulate {settings.accumulate}"
             )

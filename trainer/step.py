@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sightline.errors import SettingInvalid
 from trainer.checkpoint import Position, read_optimizer, write_checkpoint
+from trainer.config import SpeedSettings
 from trainer.journal import Journal
 from trainer.reporting import Reporter
+
+Batch = dict[str, Tensor]
 
 
 class Batches(Protocol):
@@ -23,8 +30,16 @@ class Batches(Protocol):
 
     name: str
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> Batch:
         """This worker's share of the batch of `step`: a function of the seed and the step alone."""
+
+
+class Objective(nn.Module):
+    """What a stage minimises: called with a batch, it returns losses by name, 'loss' among them, each a mean."""
+
+    def weigh(self, batch: Batch) -> Tensor:
+        """How many items the mean is over, a scalar: what a part of a batch counts beside the others."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +47,7 @@ class Stage:
     """What is trained, on what."""
 
     batches: Batches
-    objective: nn.Module
-    """Called with a batch; returns losses by name, 'loss' among them."""
+    objective: Objective
 
 
 class StepSettings(Protocol):
@@ -46,6 +60,10 @@ class StepSettings(Protocol):
     @property
     def batch_size(self) -> int:
         """Items a step over all workers."""
+
+    @property
+    def accumulate(self) -> int:
+        """Parts that a worker reads its share of a batch in."""
 
     @property
     def learning_rate(self) -> float:
@@ -80,6 +98,8 @@ class StageRun:
     model: nn.Module
     """What checkpoints hold: the whole model, not only what the stage trains."""
     settings: StepSettings
+    speed: SpeedSettings
+    device: torch.device
     pace: Pace
     reporter: Reporter
     journal: Journal | None
@@ -96,7 +116,7 @@ def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
     optimizer = build_optimizer(run.stage.objective, settings=run.settings)
     if resume_from is not None:
         read_optimizer(resume_from, model=run.model, optimizer=optimizer)
-    objective = _distributed(run.stage.objective, reporter=run.reporter)
+    objective = _distributed(_compiled(run.stage.objective, backend=run.speed.compile_backend), reporter=run.reporter)
     objective.train()
     began = time.monotonic()
     for step in range(start, run.settings.steps):
@@ -138,13 +158,74 @@ def _one_step(run: StageRun, *, objective: nn.Module, optimizer: torch.optim.Opt
     torch.manual_seed(step_seed(run.seed, stage=run.stage.batches.name, step=step, rank=run.reporter.rank))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, settings=run.settings)
-    losses = objective(run.stage.batches.batch(step))
     optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    losses = _backward(run, objective=objective, batch=run.stage.batches.batch(step))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
     optimizer.step()
-    return {name: round(float(value.detach()), 6) for name, value in losses.items()}
+    return {name: round(float(value), 6) for name, value in losses.items()}
+
+
+def _backward(run: StageRun, *, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The losses over the parts of all workers, after leaving their gradient in the parameters."""
+    parts = split_batch({name: value.to(run.device) for name, value in batch.items()}, parts=run.settings.accumulate)
+    shares = shares_of([run.stage.objective.weigh(part) for part in parts])
+    totals: dict[str, Tensor] = {}
+    for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
+        with _quiet_until(objective, is_last=number == len(parts)):
+            with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.speed.precision == "bfloat16"):
+                losses = objective(part)
+            (losses["loss"] * share).backward()
+        for name, value in losses.items():
+            totals[name] = totals.get(name, torch.zeros_like(share)) + value.detach().float() * share
+    return {name: _mean_over_workers(value) for name, value in totals.items()}
+
+
+def split_batch(batch: Batch, *, parts: int) -> list[Batch]:
+    """The batch in `parts` equal parts, in order."""
+    if parts == 1:
+        return [batch]
+    chunks = {name: value.chunk(parts) for name, value in batch.items()}
+    return [{name: values[number] for name, values in chunks.items()} for number in range(parts)]
+
+
+def shares_of(weights: Sequence[Tensor]) -> list[Tensor]:
+    """What to multiply each part's mean by, so that the workers' mean of the sums is the mean over all items.
+
+    The shares of all parts of all workers add up to the number of workers.
+    """
+    total = torch.stack(list(weights)).sum().float()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return [weight.float() / total.clamp(min=1e-9) for weight in weights]
+
+
+def _mean_over_workers(value: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        return value / dist.get_world_size()
+    return value
+
+
+@contextmanager
+def _quiet_until(objective: nn.Module, *, is_last: bool) -> Iterator[None]:
+    """Let workers exchange gradients behind the last part alone."""
+    if is_last or not isinstance(objective, DistributedDataParallel):
+        yield
+        return
+    with objective.no_sync():
+        yield
+
+
+def _compiled(objective: nn.Module, *, backend: str) -> nn.Module:
+    """The objective, compiled in place if a backend is named. Raises SettingInvalid for one that torch lacks."""
+    if backend:
+        known = torch._dynamo.list_backends(exclude_tags=())
+        if backend not in known:
+            raise SettingInvalid(f"speed.compile_backend: got {backend!r}, torch has {', '.join(known)}")
+        objective.compile(backend=backend)
+    return objective
 
 
 def _save(run: StageRun, *, optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:

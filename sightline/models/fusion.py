@@ -110,7 +110,7 @@ class MultimodalFusion(nn.Module):
         vision_BPM = self.vision_block(fused_BPM, text_BLM, text_mask_BL) * has_image_B1.unsqueeze(-1)
         looked_BLM = self.text_block(text_BLM, fused_BPM, vision_mask_BP)
         gate_B11 = torch.tanh(self.text_gate) * has_image_B1.unsqueeze(-1)
-        text_BLM = torch.lerp(text_BLM, looked_BLM, gate_B11.to(text_BLM.dtype))
+        text_BLM = torch.lerp(text_BLM, looked_BLM.to(text_BLM.dtype), gate_B11.to(text_BLM.dtype))
         return FusedMemory(
             packed=torch.cat([vision_BPM, text_BLM], dim=1),
             mask=torch.cat([vision_mask_BP, text_mask_BL], dim=1),

@@ -68,7 +68,8 @@ class ZrigfGenerator(nn.Module):
             image_mask_BK=image_mask_BK,
         )
         logits_BTV = self.logits(memory, labels_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), label_smoothing=self.label_smoothing)
+        logits_NV = logits_BTV.flatten(0, 1).float()
+        return F.cross_entropy(logits_NV, labels_BT.flatten(), label_smoothing=self.label_smoothing)
 
     def remember(
         self,
@@ -118,12 +119,9 @@ class ZrigfGenerator(nn.Module):
         """The memory as transformers' own `generate` takes it; its attention mask is `memory.mask`."""
         return BaseModelOutput(last_hidden_state=memory.packed)
 
-    def checkpoint_activations(self, is_on: bool = True) -> None:
-        """Keep only BART's layers' inputs for the backward pass, by transformers' own switch, and compute the rest again."""
-        if is_on:
-            self.bart.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            self.bart.gradient_checkpointing_disable()
+    def checkpoint_activations(self) -> None:
+        """Keep the inputs of BART's layers alone for the backward pass and compute the rest again there."""
+        self.bart.activation_checkpointing_enable({"use_reentrant": False})
 
     @torch.no_grad()
     def set_similarity_scale(self, scale: Tensor) -> None:

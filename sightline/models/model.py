@@ -40,6 +40,12 @@ class ZrigfModel(nn.Module):
         vectors_BD, tokens_BNW = self.tower.encode_image(pixels_BCHW)
         return vectors_BD, pool_tokens(tokens_BNW, grid=self.config.fusion.token_grid)
 
+    def checkpoint_activations(self) -> None:
+        """Trade time for memory in training: blocks keep their inputs and are computed again on the way back."""
+        self.tower.checkpoint_activations()
+        if self.generator is not None:
+            self.generator.checkpoint_activations()
+
 
 class StageOneLosses(NamedTuple):
     """What a step of stage 1 gives; `total` is what to minimise."""

@@ -23,9 +23,11 @@ def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logi
     text_GD, image_GD = gather_with_gradient(torch.stack([text_BD, image_BD], dim=1)).unbind(dim=1)
     own_B = torch.arange(len(text_BD), device=text_BD.device) + _rank() * len(text_BD)
     rivals_BG = same_picture(pair_ids_B, own_B=own_B)
-    by_text_BG = (logit_scale * text_BD @ image_GD.T).masked_fill(rivals_BG, float("-inf"))
-    by_image_BG = (logit_scale * image_BD @ text_GD.T).masked_fill(rivals_BG, float("-inf"))
-    return (F.cross_entropy(by_text_BG, own_B) + F.cross_entropy(by_image_BG, own_B)) / 2
+    # At a scale of 100 the eight bits of bfloat16 would blur neighbouring logits: never in mixed precision.
+    with torch.autocast(text_BD.device.type, enabled=False):
+        by_text_BG = (logit_scale * text_BD @ image_GD.T).masked_fill(rivals_BG, float("-inf"))
+        by_image_BG = (logit_scale * image_BD @ text_GD.T).masked_fill(rivals_BG, float("-inf"))
+        return (F.cross_entropy(by_text_BG, own_B) + F.cross_entropy(by_image_BG, own_B)) / 2
 
 
 def same_picture(pair_ids_B: Tensor, *, own_B: Tensor) -> Tensor:

@@ -67,18 +67,18 @@ class DualEncoder(nn.Module):
         return self._text is not None
 
     def encode_text(self, ids_BL: Tensor) -> Tensor:
-        """Unit vectors [B, D] of token ids; with a causal tower L may be any length up to the context's.
+        """Unit vectors [B, D] in float32 of token ids; with a causal tower L may be any length up to the context's.
 
         Cutting columns behind every end-of-text changes nothing under the
         causal mask; see `longest_text`.
         """
         vectors_BD = self.model.encode_text(ids_BL) if self._text is None else self._text.encode(ids_BL)
-        return F.normalize(vectors_BD, dim=-1)
+        return F.normalize(vectors_BD.float(), dim=-1)
 
     def encode_image(
         self, pixels_BCHW: Tensor, hidden_BN: Tensor | None = None, *, mask_token_W: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(unit vectors [B, D], tokens [B, N, W] without class token) of uint8 or normalised pixels.
+        """(unit vectors [B, D] in float32, tokens [B, N, W] without class token) of uint8 or normalised pixels.
 
         A transformer's tokens come from its last block but one. Where hidden_BN
         is True the patch is hidden: its embedding becomes `mask_token_W` before
@@ -87,7 +87,7 @@ class DualEncoder(nn.Module):
         """
         pixels_BCHW = self.normalize(pixels_BCHW, self.model.logit_scale.dtype)
         vectors_BD, tokens_BNW = self._patches(pixels_BCHW, hidden_BN, mask_token_W)
-        return F.normalize(vectors_BD, dim=-1), tokens_BNW
+        return F.normalize(vectors_BD.float(), dim=-1), tokens_BNW
 
     def longest_text(self, ids_BL: Tensor) -> Tensor:
         """The ids without the columns behind the last end-of-text of the batch, if the tower allows it."""
@@ -106,18 +106,18 @@ class DualEncoder(nn.Module):
         return (raw - (raw - limit).clamp(min=0).detach()).exp().reshape(())
 
     def save_text_config(self, folder: Path) -> None:
-        """Write what a transformers text tower is made from, if this has one, so that a release needs no hub to load."""
+        """Write what a transformers text tower is made from, if this has one: a release then needs no hub to load."""
         if (config := getattr(getattr(self.model, "text", None), "config", None)) is not None:
             config.save_pretrained(folder / HF_TEXT_FOLDER)
 
-    def checkpoint_activations(self, is_on: bool = True) -> None:
-        """Keep only the blocks' inputs for the backward pass, by open_clip's own switches, and compute the rest again."""
-        self.model.visual.set_grad_checkpointing(is_on)
+    def checkpoint_activations(self) -> None:
+        """Keep the blocks' inputs alone for the backward pass and compute the rest again there."""
+        self.model.visual.set_grad_checkpointing(True)
         text = getattr(self.model, "text", None)
         if text is None:
-            self.model.transformer.grad_checkpointing = is_on
+            self.model.transformer.grad_checkpointing = True
         else:
-            text.set_grad_checkpointing(is_on)
+            text.set_grad_checkpointing(True)
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int, int]:

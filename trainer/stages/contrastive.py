@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
@@ -18,13 +18,14 @@ from trainer.architecture import Built
 from trainer.config import ContrastiveSettings
 from trainer.data import EpochOrder, unique_pictures
 from trainer.pictures import Pixels
+from trainer.step import Objective
 
 _ORDER_SALT, _DRAW_SALT = 1, 2
 _TELLING_SHARE = 0.05
 _WORD = re.compile(r"\w+")
 
 
-class ContrastiveObjective(nn.Module):
+class ContrastiveObjective(Objective):
     """TIM over the whole batch and TAMIM over its first share."""
 
     def __init__(self, built: Built, *, settings: ContrastiveSettings) -> None:
@@ -36,6 +37,10 @@ class ContrastiveObjective(nn.Module):
         """The losses by name; 'loss' is what to minimise."""
         losses = self.stage(**batch, painted_share=self.share)
         return {"loss": losses.total, "tim": losses.matching, "tamim": losses.painting}
+
+    def weigh(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many pairs there are."""
+        return torch.ones_like(batch["pair_ids_B"]).sum()
 
 
 class ContrastiveBatches:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
@@ -21,6 +21,7 @@ from trainer.architecture import Built
 from trainer.config import GenerativeSettings
 from trainer.data import EpochOrder
 from trainer.pictures import Pixels
+from trainer.step import Objective
 
 _ORDER_SALT, _DRAW_SALT, _ANNOTATED_SALT = 3, 4, 6
 _ENCODE_BATCH = 64
@@ -52,9 +53,9 @@ def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
     vectors, tokens = [], []
     for start in range(0, len(pixels_NCHW), _ENCODE_BATCH):
         chunk = torch.from_numpy(np.array(pixels_NCHW[start : start + _ENCODE_BATCH]))
-        vectors_BD, tokens_BPW = model.fusion_tokens(chunk)
-        vectors.append(vectors_BD.float().numpy())
-        tokens.append(tokens_BPW.half().numpy())
+        vectors_BD, tokens_BPW = model.fusion_tokens(chunk.to(device_of(model)))
+        vectors.append(vectors_BD.float().cpu().numpy())
+        tokens.append(tokens_BPW.half().cpu().numpy())
     return EncodedPictures(vectors_ND=np.concatenate(vectors), tokens_NPW=np.concatenate(tokens))
 
 
@@ -65,8 +66,14 @@ def encode_texts(built: Built, texts: Sequence[str]) -> Floats:
     vectors = []
     for start in range(0, len(texts), _ENCODE_BATCH):
         ids_BL = torch.from_numpy(built.tower_tokenizer.tokenize(texts[start : start + _ENCODE_BATCH]).ids)
-        vectors.append(tower.encode_text(tower.longest_text(ids_BL)).float().numpy())
+        found_BD = tower.encode_text(tower.longest_text(ids_BL).to(device_of(built.model)))
+        vectors.append(found_BD.float().cpu().numpy())
     return np.concatenate(vectors)
+
+
+def device_of(model: ZrigfModel) -> torch.device:
+    """Where the model lies."""
+    return next(model.parameters()).device
 
 
 def nearest_pictures(queries_BD: Floats, *, pictures_ND: Floats, k: int) -> tuple[Rows, Floats]:
@@ -115,7 +122,7 @@ def annotated_part(
     return AnnotatedDialogues(dialogues=chosen, rows_B=rows_B)
 
 
-class GenerativeObjective(nn.Module):
+class GenerativeObjective(Objective):
     """The mean cross-entropy of replies; holds the generator alone, so the towers stay as they are."""
 
     def __init__(self, model: ZrigfModel) -> None:
@@ -129,6 +136,10 @@ class GenerativeObjective(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{'loss': a scalar}."""
         return {"loss": self.generator(**batch)}
+
+    def weigh(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many tokens the replies have."""
+        return (batch["labels_BT"] != -100).sum()
 
 
 class GenerativeBatches:

@@ -16,11 +16,20 @@ from trainer.recipes import FOLDER
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
+def write_squares(root: Path) -> FitConfig:
+    """Settings of five steps of each stage in this process, over the corpus that is written below `root`."""
+    return _fit_of(_corpus_folder(root), root=root)
+
+
 @pytest.fixture
 def corpus_folder(tmp_path: Path) -> Path:
     """captions.jsonl with 24 captions of 12 pictures, dialogues.jsonl with 40 dialogues."""
-    folder = tmp_path / "own"
-    folder.mkdir()
+    return _corpus_folder(tmp_path)
+
+
+def _corpus_folder(root: Path) -> Path:
+    folder = root / "own"
+    folder.mkdir(parents=True)
     for number in range(12):
         Image.new("RGB", (24, 20 + number), COLOURS[number % 6]).save(folder / f"{number}.png")
     captions = [
@@ -40,9 +49,13 @@ def corpus_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_fit(corpus_folder: Path, tmp_path: Path) -> FitConfig:
     """Five steps of each stage in this process."""
+    return _fit_of(corpus_folder, root=tmp_path)
+
+
+def _fit_of(corpus_folder: Path, *, root: Path) -> FitConfig:
     return replace(
         FOLDER,
-        registry=str(tmp_path / "registry"),
+        registry=str(root / "registry"),
         data=replace(FOLDER.data, root=corpus_folder, val_share=0.3),
         model=ModelSettings(
             image_size=16,
@@ -60,6 +73,6 @@ def tiny_fit(corpus_folder: Path, tmp_path: Path) -> FitConfig:
         stage1=ContrastiveSettings(steps=5, batch_size=4),
         stage2=GenerativeSettings(steps=5, batch_size=4),
         run=RunSettings(
-            root=tmp_path / "runs", name="run", num_workers=0, threads_per_worker=1, checkpoint_every=2, log_every=1
+            root=root / "runs", name="run", num_workers=0, threads_per_worker=1, checkpoint_every=2, log_every=1
         ),
     )
