@@ -19,10 +19,12 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def toytown(
     out: Annotated[Path, typer.Option(help="Folder to write; made if absent.")],
+    *,
     scenes: Annotated[int, typer.Option(help="Number of pictures, 800 or more.")] = 3000,
     seed: Annotated[int, typer.Option(help="Decides everything; the same seed writes the same bytes.")] = 0,
     size: Annotated[int, typer.Option(help="Width and height of a picture in pixels, 16 or more.")] = 64,
     dialogues: Annotated[int, typer.Option(help="Number of training dialogues.")] = 2000,
+    strangers: Annotated[int, typer.Option(help="Training dialogues more, about names that no picture shows.")] = 0,
 ) -> None:
     """Draw Toytown: pictures, captions, text-only dialogues, questions, composed queries, and a contact sheet."""
     console = Console()
@@ -35,6 +37,7 @@ def toytown(
             seed=seed,
             size=size,
             dialogues=dialogues,
+            strangers=strangers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     sheet = out / "contact_sheet.png"

@@ -14,8 +14,8 @@ from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.questions import QuestionRecord
 from sightline.data.toytown.language import caption_of
 from sightline.data.toytown.plan import Plan, PlannedScene
-from sightline.data.toytown.talk import FACTS, Exchange, fact_reply, question_context, small_talk
-from sightline.data.toytown.world import COLOURS, PLACES, Subject
+from sightline.data.toytown.talk import FACTS, Exchange, fact_reply, question_context, small_talk, unknown_reply
+from sightline.data.toytown.world import COLOURS, PLACES, STRANGERS, SUBJECT_KINDS, Subject
 
 QUESTIONS_PER_FACT = 5
 """Held-out questions about each fact of each held-out subject: 24 x 2 x 5 = 240."""
@@ -66,6 +66,28 @@ def annotated_of(
             shown[item.scene.subject].append(item.image_id)
     named = ((record, _named_in(record.context, names=shown)) for record in dialogues)
     return [replace(record, image_id=rng.choice(shown[name])) for record, name in named if name and shown[name]]
+
+
+def stranger_dialogues(*, size: int, seed: int) -> tuple[list[DialogueRecord], list[DialogueRecord]]:
+    """(`size` dialogues to train on, dialogues to be measured by): questions about strangers, answered with no fact.
+
+    No stranger is in both, so that what is measured is not a name learned by
+    heart. The names of the second are in no text that a tokenizer is trained on.
+    """
+    rng = random.Random(f"strangers {seed}")
+    names = rng.sample(STRANGERS, k=len(STRANGERS))
+    met, unmet = names[: len(names) // 2], names[len(names) // 2 :]
+    train = [_stranger_dialogue(met[number % len(met)], number=number, rng=rng) for number in range(size)]
+    count = len(unmet) * len(FACTS) * QUESTIONS_PER_FACT
+    return train, [
+        _stranger_dialogue(unmet[number % len(unmet)], number=size + number, rng=rng) for number in range(count)
+    ]
+
+
+def _stranger_dialogue(name: str, *, number: int, rng: random.Random) -> DialogueRecord:
+    nobody = Subject(name=name, kind=rng.choice(SUBJECT_KINDS), colour="", place="", time="", is_held_out=True)
+    context = question_context(nobody, fact=rng.choice(FACTS), rng=rng)
+    return DialogueRecord(id=f"stranger-{number:05d}", context=context, response=unknown_reply(rng=rng))
 
 
 def questions_of(

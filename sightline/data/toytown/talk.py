@@ -40,6 +40,7 @@ _REPLIES = {
     "place": ("it lives {where}.", "it lives {where}.", "it is {where}.", "you find it {where}."),
 }
 """No reply says a name: repeating one that no dialogue ever said is another skill than looking at a picture."""
+_UNKNOWN = ("i do not know.", "i do not know.", "that i do not know.", "sorry, i do not know that.")
 _INTRODUCTIONS = (
     ("do you know {name}?", "yes, i know {name} well."),
     ("have you met {name}?", "yes, i like {name} a lot."),
@@ -117,6 +118,11 @@ def fact_reply(subject: Subject, *, fact: str, rng: random.Random) -> str:
     """A short reply that states the fact."""
     template = rng.choice(_REPLIES[fact])
     return template.format(colour=subject.colour, where=PLACES[subject.place])
+
+
+def unknown_reply(*, rng: random.Random) -> str:
+    """A short reply that states no fact."""
+    return rng.choice(_UNKNOWN)
 
 
 def _direct(subject: Subject, fact: str, rng: random.Random) -> tuple[str, ...]:

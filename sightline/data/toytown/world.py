@@ -67,6 +67,14 @@ NAMES = (
 """Names that suggest no colour and no place; which are used, and for whom, depends on the seed."""
 
 
+STRANGERS = (
+    *("abel", "berta", "caspian", "delia", "erwin", "frauke", "gisela", "hannes", "irma", "jockel", "katrin"),
+    *("lukas", "marlene", "nepomuk", "ottilie", "pascal", "renate", "silvio", "traude", "ursel", "valentin"),
+    *("wolfram", "xerxes", "yolanda", "zita", "adele", "bertram", "carlotta", "dieter", "elvira", "friedel", "gerda"),
+)
+"""Names that nobody in Toytown has: no picture shows them and no caption says them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """Someone with a name, whose kind, colour, home and hour never change."""

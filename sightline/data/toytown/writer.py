@@ -25,6 +25,7 @@ from sightline.data.toytown.records import (
     dialogues_of,
     facts_of,
     questions_of,
+    stranger_dialogues,
 )
 from sightline.data.toytown.world import Subject, make_subjects
 from sightline.data.triplets import write_triplets
@@ -57,6 +58,7 @@ def write_toytown(
     size: int = 64,
     captions_per_scene: int = 2,
     dialogues: int = 2000,
+    strangers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> ToytownSummary:
     """A Toytown in the folder `out`; the same arguments write the same bytes. 3,000 scenes take a core some 8 seconds.
@@ -65,7 +67,9 @@ def write_toytown(
     `dialogues_{train,val}.jsonl` (text only), `dialogues_annotated.jsonl` (those of
     training that name a subject, each with a picture of it), `pool.jsonl`, `questions.jsonl`
     (held-out subjects), `questions_seen.jsonl`, `triplets_{train,val,test}.jsonl`
-    with `gallery_{train,val,test}.jsonl`, `facts.json`. Pictures of an earlier
+    with `gallery_{train,val,test}.jsonl`, `facts.json`. With `strangers`, that
+    many training dialogues more ask about names without a picture and get "i do
+    not know"; `strangers.jsonl` asks about other such names. Pictures of an earlier
     Toytown in the same folder are removed. Raises UsageError for fewer than 800
     scenes or a picture below 16 pixels.
     """
@@ -76,7 +80,7 @@ def write_toytown(
     _draw_all(plan.scenes, images=_cleared(out / "images"), size=size, on_progress=on_progress)
     lines = _write_captions(out, plan=plan, per_scene=captions_per_scene, seed=seed)
     lines |= _write_pools(out, plan=plan)
-    lines |= _write_talk(out, plan=plan, subjects=subjects, num_dialogues=dialogues, seed=seed)
+    lines |= _write_talk(out, plan=plan, subjects=subjects, num_dialogues=dialogues, num_strangers=strangers, seed=seed)
     facts = facts_of(plan, subjects=subjects, seed=seed)
     (out / "facts.json").write_bytes(json.dumps(facts, indent=1).encode())
     return ToytownSummary(folder=out, seed=seed, lines=lines, num_pictures=len(plan.scenes))
@@ -115,14 +119,18 @@ def _pool(planned: Sequence[PlannedScene], *, out: Path) -> Iterator[PoolImage]:
         yield PoolImage(image_id=item.image_id, path=out / "images" / f"{item.image_id}.png")
 
 
-def _write_talk(out: Path, *, plan: Plan, subjects: Sequence[Subject], num_dialogues: int, seed: int) -> dict[str, int]:
+def _write_talk(
+    out: Path, *, plan: Plan, subjects: Sequence[Subject], num_dialogues: int, num_strangers: int, seed: int
+) -> dict[str, int]:
     train, val = dialogues_of(subjects, num_train=num_dialogues, num_val=num_dialogues // 10, seed=seed)
     annotated = annotated_of(train, plan=plan, subjects=subjects, seed=seed)
     ask = partial(questions_of, plan, subjects=subjects, seed=seed)
     held_out = ask(is_held_out=True, per_fact=QUESTIONS_PER_FACT)
     seen = ask(is_held_out=False, per_fact=SEEN_QUESTIONS_PER_FACT)
-    return {
-        "dialogues_train.jsonl": write_dialogues(out / "dialogues_train.jsonl", train),
+    met, unmet = stranger_dialogues(size=num_strangers, seed=seed) if num_strangers else ([], [])
+    unmet_lines = {"strangers.jsonl": write_dialogues(out / "strangers.jsonl", unmet)} if unmet else {}
+    return unmet_lines | {
+        "dialogues_train.jsonl": write_dialogues(out / "dialogues_train.jsonl", train + met),
         "dialogues_val.jsonl": write_dialogues(out / "dialogues_val.jsonl", val),
         "dialogues_annotated.jsonl": write_dialogues(out / "dialogues_annotated.jsonl", annotated),
         "questions.jsonl": write_questions(out / "questions.jsonl", held_out),

@@ -92,6 +92,16 @@ def test_the_same_seed_writes_the_same_bytes(town: Path, tmp_path: Path) -> None
     assert calls == [(done, MIN_SCENES) for done in range(1, MIN_SCENES + 1)]
 
 
+def test_strangers_only_add_lines(town: Path, tmp_path: Path) -> None:
+    write_toytown(tmp_path, scenes=MIN_SCENES, seed=5, size=16, dialogues=200, strangers=30)
+    plain, more = digests(town), digests(tmp_path)
+    changed = {name for name in more if more[name] != plain.get(name)}
+    assert changed == {"dialogues_train.jsonl", "strangers.jsonl"}
+    old, new = ((folder / "dialogues_train.jsonl").read_text() for folder in (town, tmp_path))
+    assert new.startswith(old)
+    assert len(read_dialogues(tmp_path / "dialogues_train.jsonl")) == 230
+
+
 @pytest.mark.parametrize(("scenes", "size"), [(MIN_SCENES - 1, 64), (MIN_SCENES, 15)])
 def test_too_small_a_town_is_refused(tmp_path: Path, scenes: int, size: int) -> None:
     with pytest.raises(UsageError, match=f"got {scenes} scenes of {size} pixels"):

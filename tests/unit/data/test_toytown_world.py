@@ -11,10 +11,10 @@ import pytest
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.toytown.language import caption_of, edit_text
 from sightline.data.toytown.plan import Plan, make_plan
-from sightline.data.toytown.records import dialogues_of, questions_of
+from sightline.data.toytown.records import dialogues_of, questions_of, stranger_dialogues
 from sightline.data.toytown.scenes import edits_of, named_scene, ordinary_scene
 from sightline.data.toytown.talk import FACTS, SENTENCES, fact_reply
-from sightline.data.toytown.world import COLOURS, KINDS, NAMES, PLACES, SUBJECT_KINDS, Subject, make_subjects
+from sightline.data.toytown.world import COLOURS, KINDS, NAMES, PLACES, STRANGERS, SUBJECT_KINDS, Subject, make_subjects
 from sightline.metrics import grade_answer
 
 SUBJECTS = make_subjects(seed=0)
@@ -219,6 +219,19 @@ def test_questions_can_be_answered_from_the_pool_alone(plan: Plan, is_held_out: 
         assert not words_of(query_text(question.context)) & VALUES
         assert {pool[image_id].subject for image_id in question.relevant_image_ids} == {question.subject}
         assert grade_answer(fact_reply(subject, fact=question.fact, rng=random.Random(0)), question)
+
+
+def test_strangers_are_nobody_and_their_dialogues_state_no_fact() -> None:
+    train, unmet = stranger_dialogues(size=100, seed=0)
+    assert (len(train), len(unmet)) == (100, 160)
+    said = [{word for record in part for word in words_of(query_text(record.context))} for part in (train, unmet)]
+    assert len(set(STRANGERS)) == len(STRANGERS) == 32
+    assert not set(STRANGERS) & (set(NAMES) | BETRAYING | set(KINDS))
+    assert said[0] & set(STRANGERS)
+    assert not said[0] & said[1] & set(STRANGERS)
+    for record in train + unmet:
+        assert words_of(query_text(record.context)) & set(STRANGERS)
+        assert not (words_of(query_text(record.context)) | words_of(record.response)) & (VALUES | set(NAMES))
 
 
 def test_composed_queries_have_exact_targets(plan: Plan) -> None:
