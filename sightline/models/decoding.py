@@ -13,6 +13,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from sightline.models.fusion import FusedMemory
 from sightline.models.generator import ZrigfGenerator
+from sightline.models.repetition import FREE, RepetitionRules
 
 STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
 """Why a reply ended: the model ended it, the limit was reached, or the caller did not want more."""
@@ -67,9 +68,11 @@ class DecodingLimits:
     """Ids that are never chosen: padding and start of text."""
     max_new_tokens: int
     """Most steps, the end of text included."""
+    rules: RepetitionRules = FREE
+    """What may be said twice."""
 
 
-def limits_for(generator: ZrigfGenerator, *, max_new_tokens: int) -> DecodingLimits:
+def limits_for(generator: ZrigfGenerator, *, max_new_tokens: int, rules: RepetitionRules = FREE) -> DecodingLimits:
     """The limits of a reply; BART's replies start with end-of-text and start-of-text.
 
     max_new_tokens is lowered to what the decoder's positions allow.
@@ -81,6 +84,7 @@ def limits_for(generator: ZrigfGenerator, *, max_new_tokens: int) -> DecodingLim
         eos_id=config.eos_id,
         forbidden_ids=(config.pad_id, config.bos_id),
         max_new_tokens=min(max_new_tokens, config.max_positions - len(start) + 1),
+        rules=rules,
     )
 
 
@@ -91,16 +95,16 @@ def greedy(
 
     `should_stop` is asked before every step.
     """
-    new_ids = list(limits.start_ids)
+    said = new_ids = list(limits.start_ids)
     for _ in range(limits.max_new_tokens):
         if should_stop():
             return CANCELLED
-        logits_V = _allowed(steps.next_logits(torch.tensor([new_ids], device=device)), limits)[0]
-        chosen = int(logits_V.argmax())
+        logits_1V = _allowed(steps.next_logits(torch.tensor([new_ids], device=device)), limits)
+        chosen = int(limits.rules.apply(logits_1V, torch.tensor([said], device=device)).argmax())
         if chosen == limits.eos_id:
             return STOP
         yield chosen
-        new_ids = [chosen]
+        said, new_ids = [*said, chosen], [chosen]
     return LENGTH
 
 
@@ -123,7 +127,8 @@ def beam_search(
         if should_stop():
             return beams.best(CANCELLED, num_tokens=taken)
         scores_RV = _allowed(steps.next_logits(new_ids_RT), limits).log_softmax(dim=-1)
-        rows_R, new_ids_RT = beams.grow(scores_RV)
+        said_RT = torch.tensor([[*limits.start_ids, *row] for row in beams.rows], device=device)
+        rows_R, new_ids_RT = beams.grow(limits.rules.apply(scores_RV, said_RT))
         steps.keep(rows_R)
         if beams.is_done():
             return beams.best(STOP, num_tokens=taken + 1)
