@@ -27,6 +27,7 @@ from sightline.errors import Cancelled, DeadlinePassed, QueueFull
 from sightline.limits import MAX_REPLY_IMAGES
 from sightline.models.generator_model import GenerationResult, GeneratorModel, ImageEvidence, PreparedContext
 from sightline.models.release import load_generator
+from sightline.models.repetition import RepetitionRules
 from sightline.registry import HotReloader, Manifest, Registry, ReloadSettings
 
 _FIRST_GUESS_S = 0.25
@@ -251,7 +252,13 @@ def build_reloader(settings: GeneratorSettings) -> HotReloader[GeneratorModel]:
         registry=Registry(settings.registry),
         channel=settings.channel,
         cache_dir=settings.cache_dir,
-        load=partial(_load, device=settings.device, dtype=settings.compute_dtype),
+        load=partial(
+            _load,
+            device=settings.device,
+            dtype=settings.compute_dtype,
+            no_repeat_ngram=settings.no_repeat_ngram,
+            repetition_penalty=settings.repetition_penalty,
+        ),
         warm_up=_warm_up,
         probe=GeneratorModel.check_golden,
         release=_release,
@@ -259,8 +266,11 @@ def build_reloader(settings: GeneratorSettings) -> HotReloader[GeneratorModel]:
     )
 
 
-def _load(folder: Path, manifest: Manifest, *, device: str, dtype: str) -> GeneratorModel:
-    return load_generator(folder, device=device, dtype=dtype)
+def _load(
+    folder: Path, manifest: Manifest, *, device: str, dtype: str, no_repeat_ngram: int, repetition_penalty: float
+) -> GeneratorModel:
+    rules = RepetitionRules(no_repeat_ngram=no_repeat_ngram, repetition_penalty=repetition_penalty)
+    return load_generator(folder, device=device, dtype=dtype, rules=rules)
 
 
 def _warm_up(model: GeneratorModel) -> None:

@@ -21,6 +21,7 @@ from sightline.rpc.context import CallContext
 from sightline.rpc.timings import StageClock
 
 _SPACE_POLL_S = 0.2
+_LOWEST_SCORE = -1.0
 
 
 class LoadedReleases(Protocol):
@@ -71,7 +72,7 @@ class EvidenceGatherer:
         with ExitStack() as leases:
             found, loaded = await self._find(order, leases=leases, call=call, clock=clock)
             _check_tokens(found, model=loaded.value)
-            yield Evidence(loaded=loaded, images=found.images)
+            yield Evidence(loaded=loaded, images=_worth_looking_at(found.images, order=order, model=loaded.value))
 
     async def _find(
         self, order: ReplyOrder, *, leases: ExitStack, call: CallContext, clock: StageClock
@@ -107,7 +108,9 @@ class EvidenceGatherer:
         text = query_text(order.turns)[-MAX_TEXT_CHARS:]
         if order.source is PictureSource.NAMED:
             return await self._retriever.look_up(text, image_ids=order.image_ids, call=call)
-        return await self._retriever.search(text, k=order.k, min_score=order.min_score, call=call)
+        # The release's own floor waits until it is known which release answers: see _worth_looking_at.
+        min_score = _LOWEST_SCORE if order.min_score is None else order.min_score
+        return await self._retriever.search(text, k=order.k, min_score=min_score, call=call)
 
     async def _encode(self, picture: bytes, *, space_id: str, call: CallContext) -> PicturesOfSpace:
         try:
@@ -120,6 +123,15 @@ class EvidenceGatherer:
         """What serves by default, for its manifest alone: it is not leased. Raises NotReady."""
         with self._releases.lease() as newest:
             return newest
+
+
+def _worth_looking_at(
+    images: tuple[LookedAt, ...], *, order: ReplyOrder, model: GeneratorModel
+) -> tuple[LookedAt, ...]:
+    """The searched pictures; none if the best is below the release's floor and nobody else named one."""
+    if order.source is not PictureSource.SEARCHED or order.min_score is not None:
+        return images
+    return images if max((image.score for image in images), default=_LOWEST_SCORE) >= model.min_score else ()
 
 
 def _check_tokens(found: PicturesOfSpace, *, model: GeneratorModel) -> None:

@@ -34,14 +34,15 @@ class ReplyOrder:
     turns: list[str]
     source: PictureSource
     k: int
-    min_score: float
+    min_score: float | None
+    """None leaves it to the release."""
     image_ids: tuple[str, ...]
     picture: bytes
     max_new_tokens: int
     num_beams: int
 
 
-def read_order(request: AnyReplyRequest, *, default_min_score: float) -> ReplyOrder:
+def read_order(request: AnyReplyRequest, *, default_min_score: float | None) -> ReplyOrder:
     """The order that `request` states, every default filled in.
 
     Raises an InvalidInput that names the field, the bad value and the limit.
@@ -127,7 +128,7 @@ def _read_image_ids(image_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(image_ids))
 
 
-def _read_min_score(request: AnyReplyRequest, *, default: float) -> float:
+def _read_min_score(request: AnyReplyRequest, *, default: float | None) -> float | None:
     if not request.HasField("min_score"):
         return default
     check_range(request.min_score, field="min_score", low=-1.0, high=1.0)

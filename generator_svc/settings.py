@@ -53,9 +53,16 @@ class GeneratorSettings(EncoderPeer):
     retriever_ca_file: Path | None = None
     """PEM certificates that sign the retriever; none means the machine's own roots."""
 
-    min_score: float = -1.0
+    min_score: float | None = None
     """Least similarity of a retrieved picture where the caller names none, -1 to 1. Higher answers more dialogues
-    from text alone; -1 always looks at k pictures."""
+    from text alone; -1 always looks at k pictures. None looks at all k if the best reaches what the release was
+    calibrated to, else at none."""
+
+    no_repeat_ngram: int = 0
+    """Tokens in a row that a reply may say once only; zero allows all. Small numbers forbid names from coming twice."""
+
+    repetition_penalty: float = 1.0
+    """Over 1 makes what a reply has said less likely to be said again."""
 
     default_timeout_s: float = 60.0
     """Time for a reply whose caller names no deadline."""
@@ -93,7 +100,10 @@ class GeneratorSettings(EncoderPeer):
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a value outside its range."""
-        _check(self.min_score, name="min_score", least=-1, most=1)
+        if self.min_score is not None:
+            _check(self.min_score, name="min_score", least=-1, most=1)
+        _check(self.no_repeat_ngram, name="no_repeat_ngram", least=0)
+        _check(self.repetition_penalty, name="repetition_penalty", least=0.01, most=100)
         for name in ("threads_per_reply", "flush_tokens", "num_replicas"):
             _check(getattr(self, name), name=name, least=1)
         for name in ("port", "max_concurrent_replies", "max_queued_replies", "flush_ms", "space_wait_s", "shutdown_s"):

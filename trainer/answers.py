@@ -45,13 +45,19 @@ def answer_all(
     cosines_BK: Floats,
     max_new_tokens: int,
     batch_size: int,
+    min_score: float = -1.0,
 ) -> list[str]:
-    """The greedy reply to each dialogue, looking at the pictures of its row; K of 0 shows none."""
+    """The greedy reply to each dialogue, looking at its row's pictures if the best scores enough; K of 0 shows none."""
     texts: list[str] = []
     for start in range(0, len(contexts), batch_size):
         part = slice(start, start + batch_size)
         inputs = reply_inputs(
-            built, contexts=contexts[part], pictures=pictures, rows_BK=rows_BK[part], cosines_BK=cosines_BK[part]
+            built,
+            contexts=contexts[part],
+            pictures=pictures,
+            rows_BK=rows_BK[part],
+            cosines_BK=cosines_BK[part],
+            min_score=min_score,
         )
         texts += _greedy_rows(built, inputs, max_new_tokens=max_new_tokens)
     return texts
@@ -66,14 +72,20 @@ def response_losses(
     rows_BK: Rows,
     cosines_BK: Floats,
     batch_size: int,
+    min_score: float = -1.0,
 ) -> ResponseLosses:
-    """The losses of the dialogues' own responses, teacher-forced, looking at the pictures of their rows."""
+    """The losses of the dialogues' own responses, teacher-forced, looking at pictures where the best scores enough."""
     parts = []
     for start in range(0, len(dialogues), batch_size):
         part = slice(start, start + batch_size)
         contexts = [record.context for record in dialogues[part]]
         inputs = reply_inputs(
-            built, contexts=contexts, pictures=pictures, rows_BK=rows_BK[part], cosines_BK=cosines_BK[part]
+            built,
+            contexts=contexts,
+            pictures=pictures,
+            rows_BK=rows_BK[part],
+            cosines_BK=cosines_BK[part],
+            min_score=min_score,
         )
         parts.append(_losses(built, inputs, responses=[record.response for record in dialogues[part]]))
     return ResponseLosses(
@@ -89,8 +101,9 @@ def reply_inputs(
     pictures: EncodedPictures,
     rows_BK: Rows,
     cosines_BK: Floats,
+    min_score: float = -1.0,
 ) -> dict[str, Tensor]:
-    """The generator's inputs for these dialogues, labels left out."""
+    """The generator's inputs for these dialogues, without labels; no picture is shown where the best scores too low."""
     decoder = built.model.config.decoder
     assert decoder is not None, "only a model with a generator answers"
     ids, mask = built.dialogue_tokenizer.context_ids(
@@ -104,9 +117,13 @@ def reply_inputs(
         "context_mask_BL": torch.from_numpy(mask),
         "tokens_BKPW": torch.from_numpy(pictures.tokens_NPW[shown_BK]).float(),
         "similarity_BK": torch.from_numpy(cosines_BK if num_images else np.zeros(shown_BK.shape, dtype=np.float32)),
-        "image_mask_BK": torch.full(shown_BK.shape, bool(num_images)),
+        "image_mask_BK": torch.from_numpy(_shown(cosines_BK, min_score=min_score) if num_images else shown_BK > 0),
     }
     return {name: value.to(device_of(built.model)) for name, value in inputs.items()}
+
+
+def _shown(cosines_BK: Floats, *, min_score: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return np.broadcast_to(cosines_BK.max(axis=1, keepdims=True) >= min_score, cosines_BK.shape).copy()
 
 
 def _losses(built: Built, inputs: dict[str, Tensor], *, responses: Sequence[str]) -> ResponseLosses:
@@ -114,12 +131,14 @@ def _losses(built: Built, inputs: dict[str, Tensor], *, responses: Sequence[str]
     assert generator is not None, "only a model with a generator finds responses likely"
     generator.eval()
     labels = built.dialogue_tokenizer.label_ids(responses, max_length=MAX_RESPONSE_TOKENS)
-    labels_BT = torch.from_numpy(labels)
+    labels_BT = torch.from_numpy(labels).to(device_of(built.model))
     logits_BTV = generator.logits(generator.remember(**inputs), labels_BT)
     # Every reply is handed its start of text: counted, it would lower any perplexity.
     labels_BT[:, 0] = -100
     nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2).float(), labels_BT, reduction="none")
-    return ResponseLosses(nll_B=nll_BT.sum(dim=1).double().numpy(), num_tokens_B=(labels_BT != -100).sum(dim=1).numpy())
+    return ResponseLosses(
+        nll_B=nll_BT.sum(dim=1).double().cpu().numpy(), num_tokens_B=(labels_BT != -100).sum(dim=1).cpu().numpy()
+    )
 
 
 def _greedy_rows(built: Built, inputs: dict[str, Tensor], *, max_new_tokens: int) -> list[str]:

@@ -41,12 +41,17 @@ class DataSettings:
     """Held-out questions with known answers; None skips the grounding scores."""
     questions_seen: Path | None = None
     """Held-out questions about subjects that training dialogues mention; None skips `seen_accuracy`."""
+    strangers: Path | None = None
+    """Held-out dialogues that ask for what no picture shows; None skips `invention_rate`."""
     val_share: float = 0.1
     """Share of pictures and of dialogues held out where no held-out file is named."""
     skip_bad: bool = False
     """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
     scenes: int = 4500
     """Toytown: scenes to draw."""
+    num_strangers: int = 0
+    """Toytown: training dialogues more that ask about names without a picture and are answered "i do not know"; then
+    set `strangers` to `strangers.jsonl`, which asks about other such names."""
     seed: int = 0
     """Toytown: seed of the world; the run's own seed is apart, so that runs share one world."""
 
@@ -200,6 +205,9 @@ class EvaluationSettings:
     """Held-out dialogues for perplexity and seen accuracy."""
     num_images: int = 3
     """Pictures retrieved for a question."""
+    floor_tolerance: float = 0.001
+    """Nats a token that held-out replies may cost more for the sake of a higher score floor: the higher the floor, the
+    fewer pictures are shown to dialogues that do not need one. Below 0 keeps every picture."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,14 @@ class Corpus:
     pool: Sequence[PoolImage]
     questions: Sequence[QuestionRecord]
     questions_seen: Sequence[QuestionRecord]
+    strangers: Sequence[DialogueRecord]
+    """Questions that nothing answers."""
     digest: str
     """sha256 of the files that the records were read from."""
+
+    def fact_values(self) -> frozenset[str]:
+        """Every value of every fact that questions ask for."""
+        return frozenset(value for question in self.questions for value in question.choices)
 
     def texts(self) -> list[str]:
         """Every training text: what the tokenizer is trained on."""
@@ -54,7 +60,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
     if settings.kind not in {"toytown", "folder"}:
         raise SettingInvalid(f"data.kind: got {settings.kind!r}, expected toytown or folder")
     if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
-        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed)
+        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, strangers=settings.num_strangers)
     captions = _read_captions(settings, name=settings.captions_train)
     dialogues = read_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)
@@ -68,6 +74,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
         pool=_pool(settings, captions_val=captions_val),
         questions=_questions(settings, name=settings.questions),
         questions_seen=_questions(settings, name=settings.questions_seen),
+        strangers=_strangers(settings),
         digest=_digest(settings),
     )
     _check_not_empty(corpus)
@@ -164,6 +171,12 @@ def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> 
 
 def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
     return read_questions(_existing(settings, name), skip_bad=settings.skip_bad) if name else []
+
+
+def _strangers(settings: DataSettings) -> list[DialogueRecord]:
+    if settings.strangers is None:
+        return []
+    return read_dialogues(_existing(settings, settings.strangers), skip_bad=settings.skip_bad)
 
 
 def _digest(settings: DataSettings) -> str:

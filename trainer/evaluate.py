@@ -10,15 +10,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
-from sightline.metrics import grounded_accuracy, median_rank, perplexity, ranks_of_first_relevant, recall_at_each
+from sightline.metrics import (
+    grounded_accuracy,
+    invention_rate,
+    median_rank,
+    perplexity,
+    ranks_of_first_relevant,
+    recall_at_each,
+)
 from trainer.answers import answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
 from trainer.pictures import load_pictures
+from trainer.relevance import ALWAYS, NEVER, calibrate, relevance_scores, retrieve
 from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_pictures, encode_texts, nearest_pictures
 
 ItemT = TypeVar("ItemT")
@@ -33,12 +41,28 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
     scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
+    found = retrieve(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
+    scores |= relevance_scores(built, found=found, values=corpus.fact_values(), settings=settings)
     if corpus.questions:
         examiner = Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
         scores |= examiner.held_out(spread(corpus.questions, limit=settings.max_questions))
         if corpus.questions_seen:
             scores |= examiner.seen(spread(corpus.questions_seen, limit=settings.max_questions))
+        if corpus.strangers:
+            scores |= examiner.strangers(corpus.strangers, values=corpus.fact_values())
     return scores
+
+
+def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path) -> float:
+    """The floor that half of the held-out dialogues calls for over the pool; -1 with a tolerance below 0.
+
+    The other half measures what the floor is worth.
+    """
+    if settings.floor_tolerance < 0:
+        return ALWAYS
+    pool = _encode(built, corpus.pool, cache=cache)
+    found = retrieve(built, dialogues=_halves(corpus, settings=settings)[0], pictures=pool, settings=settings)
+    return calibrate(built, found=found, settings=settings)
 
 
 def spread(items: Sequence[ItemT], *, limit: int) -> list[ItemT]:
@@ -67,6 +91,8 @@ class Examiner:
         scores = {f"retrieval_{name}": value for name, value in recall_at_each(RECALLS, rank_Q=ranks_Q).items()}
         scores["retrieval_median_rank"] = median_rank(ranks_Q)
         scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="grounded")
+        floor = self.built.model.config.min_score
+        scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="gated", min_score=floor)
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :_NO_PICTURES], prefix="text_only")
         scores |= self._accuracies(questions, rows_QK=self.drawn(~relevant_QN), prefix="random_picture")
         scores |= self._accuracies(questions, rows_QK=self.drawn(relevant_QN), prefix="oracle")
@@ -77,8 +103,27 @@ class Examiner:
         """Accuracy on subjects that training dialogues did talk about."""
         return self._accuracies(questions, rows_QK=self.retrieved(self.queries(questions)), prefix="seen")
 
-    def answers(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows) -> list[str]:
-        """The reply to each question, looking at the pictures of its row; K of 0 shows none."""
+    def strangers(self, dialogues: Sequence[DialogueRecord], *, values: frozenset[str]) -> Scores:
+        """How often a fact is stated that no picture shows: with every picture, over the floor, and from text alone."""
+        found = retrieve(self.built, dialogues=dialogues, pictures=self.pool, settings=self.settings)
+        floors = {"": ALWAYS, "gated_": self.built.model.config.min_score, "text_only_": NEVER}
+        scores = {"stranger_picture_rate": float((found.cosines_BK[:, 0] >= floors["gated_"]).mean())}
+        for prefix, floor in floors.items():
+            texts = answer_all(
+                self.built,
+                contexts=[record.context for record in dialogues],
+                pictures=self.pool,
+                rows_BK=found.rows_BK,
+                cosines_BK=found.cosines_BK,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.batch_size,
+                min_score=floor,
+            )
+            scores[f"{prefix}invention_rate"] = invention_rate(texts, values=values)
+        return scores
+
+    def answers(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, min_score: float = ALWAYS) -> list[str]:
+        """The reply to each question, looking at its row's pictures if the best scores enough; K of 0 shows none."""
         queries_QD = self.queries(questions)
         cosines_QK = np.einsum("qd,qkd->qk", queries_QD, self.pool.vectors_ND[rows_QK]).astype(np.float32)
         return answer_all(
@@ -89,10 +134,14 @@ class Examiner:
             cosines_BK=cosines_QK,
             max_new_tokens=self.settings.max_new_tokens,
             batch_size=self.settings.batch_size,
+            min_score=min_score,
         )
 
-    def _accuracies(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str) -> Scores:
-        found = grounded_accuracy(self.answers(questions, rows_QK=rows_QK), questions=questions)
+    def _accuracies(
+        self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str, min_score: float = ALWAYS
+    ) -> Scores:
+        texts = self.answers(questions, rows_QK=rows_QK, min_score=min_score)
+        found = grounded_accuracy(texts, questions=questions)
         by_fact = {f"{prefix}_{fact}_accuracy": value for fact, value in found.by_fact.items()}
         return {f"{prefix}_accuracy": found.overall} | by_fact
 
@@ -118,6 +167,12 @@ class Examiner:
         rng = np.random.default_rng([self.seed, 5])
         k = min(self.settings.num_images, int(allowed_QN.sum(axis=1).min()))
         return np.stack([rng.choice(np.flatnonzero(allowed_N), size=k, replace=False) for allowed_N in allowed_QN])
+
+
+def _halves(corpus: Corpus, *, settings: EvaluationSettings) -> tuple[list[DialogueRecord], list[DialogueRecord]]:
+    """(dialogues that set the floor, dialogues that measure it); one dialogue alone must do for both."""
+    dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
+    return dialogues[::2], dialogues[1::2] or dialogues
 
 
 def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:

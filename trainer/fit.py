@@ -14,12 +14,13 @@ from trainer.architecture import Built, build, release_cache, released
 from trainer.checkpoint import read_weights
 from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
-from trainer.evaluate import Scores, evaluate
+from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
 from trainer.journal import Journal
 from trainer.loop import run_folder, train
 from trainer.progress import watching
 from trainer.publish import GateRefused, champion_of, promote, publish
+from trainer.relevance import calibrated
 from trainer.reporting import LocalReporter
 
 SHOWN = (
@@ -34,6 +35,13 @@ SHOWN = (
     "caption_recall_at_5",
     "caption_recall_at_10",
     "perplexity",
+    "score_floor",
+    "small_talk_picture_rate",
+    "small_talk_ungated_perplexity",
+    "small_talk_gated_perplexity",
+    "gated_accuracy",
+    "invention_rate",
+    "gated_invention_rate",
 )
 
 
@@ -61,6 +69,7 @@ def fit(config: FitConfig, *, console: Console) -> Outcome:
         checkpoint = _train(config)
     built = build(config, texts=corpus.texts())
     read_weights(checkpoint, model=built.model)
+    built = _calibrated(built, config=config, corpus=corpus)
     scores = _evaluated(built, config=config, corpus=corpus)
     console.print(score_table(scores))
     return _published(built, config=config, registry=registry, scores=scores, corpus=corpus, console=console)
@@ -110,6 +119,12 @@ def _train(config: FitConfig) -> Path:
     checkpoint = reporter.restore()
     assert checkpoint is not None, "a finished run has a checkpoint"
     return checkpoint
+
+
+def _calibrated(built: Built, *, config: FitConfig, corpus: Corpus) -> Built:
+    built.model.eval().to(config.run.device)
+    cache = config.run.root / "cache"
+    return calibrated(built, floor=score_floor(built, corpus=corpus, settings=config.evaluation, cache=cache))
 
 
 def _evaluated(built: Built, *, config: FitConfig, corpus: Corpus) -> Scores:

@@ -4,7 +4,14 @@ NumPy, and sacrebleu for its counts and its words. One module, `words`, decides 
 """
 
 from sightline.metrics.embeddings import embedding_similarities
-from sightline.metrics.grounding import accuracy, clip_scores, grade_answer, grounded_accuracy
+from sightline.metrics.grounding import (
+    accuracy,
+    clip_scores,
+    grade_answer,
+    grounded_accuracy,
+    invention_rate,
+    states_any,
+)
 from sightline.metrics.likelihood import PictureGain, perplexity, picture_gain, token_loss
 from sightline.metrics.overlap import bleu_each, rouge_l, rouge_l_each
 from sightline.metrics.ranking import median_rank, ranks_of_first_relevant, recall_at, recall_at_each
@@ -23,6 +30,7 @@ __all__ = [
     "embedding_similarities",
     "grade_answer",
     "grounded_accuracy",
+    "invention_rate",
     "median_rank",
     "perplexity",
     "picture_gain",
@@ -32,6 +40,7 @@ __all__ = [
     "recall_at_each",
     "rouge_l",
     "rouge_l_each",
+    "states_any",
     "token_loss",
     "words",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,17 @@ def grade_answer(text: str, question: Gradable) -> bool:
     said = bare_words(text)
     named = {choice for choice in question.choices if choice.casefold() in said}
     return named == {question.answer}
+
+
+def states_any(text: str, *, values: Collection[str]) -> bool:
+    """True if `text` has one of `values` as a whole word, in any case."""
+    said = bare_words(text)
+    return any(value.casefold() in said for value in values)
+
+
+def invention_rate(texts: Sequence[str], *, values: Collection[str]) -> float:
+    """The share of replies to unanswerable questions that state a fact all the same. Raises UsageError for no reply."""
+    return accuracy([states_any(text, values=values) for text in texts])
 
 
 def accuracy(is_right: Sequence[bool]) -> float:

@@ -146,8 +146,13 @@ class ZrigfConfig:
     """Share of the masked-picture loss in stage 1 (L = tim_weight * TIM + tamim_weight * TAMIM)."""
     label_smoothing: float = 0.0
     """Smoothing of the reply's targets in stage 2; the authors used 0.1."""
+    min_score: float = -1.0
+    """Least cosine of a dialogue's best picture at which retrieved pictures are looked at, -1 to 1: calibrated on
+    held-out dialogues at the end of training, so that what no picture helps is answered from text. -1 always looks."""
 
     def __post_init__(self) -> None:
+        if not -1.0 <= self.min_score <= 1.0:
+            raise SettingInvalid(f"min_score: got {self.min_score}, limits -1 to 1")
         if self.decoder is not None:
             _check_divides("heads", self.fusion.heads, into="d_model", value=self.decoder.d_model)
 

@@ -16,6 +16,7 @@ from sightline.models.decoding import CachedSteps, beam_search, greedy, limits_f
 from sightline.models.fusion import FusedMemory
 from sightline.models.generator import ZrigfGenerator
 from sightline.models.golden import Golden
+from sightline.models.repetition import FREE, RepetitionRules
 from sightline.models.tokenizer import DialogueTokenizer
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,10 @@ class GeneratorModel:
         golden: Golden,
         device: str,
         dtype: torch.dtype,
+        min_score: float = -1.0,
+        rules: RepetitionRules = FREE,
     ) -> None:
+        self.min_score = min_score
         self.embedding_space_id = embedding_space_id
         self.context_length: int = generator.config.context_length
         self.num_image_tokens: int = generator.num_image_tokens
@@ -75,6 +79,7 @@ class GeneratorModel:
         self.compute_dtype = str(dtype).removeprefix("torch.")
         self.device = device
         self._generator, self._tokenizer, self._golden, self._dtype = generator, tokenizer, golden, dtype
+        self._rules = rules
 
     @torch.inference_mode()
     def prepare(self, turns: Sequence[str], images: Sequence[ImageEvidence] = ()) -> PreparedContext:
@@ -135,7 +140,7 @@ class GeneratorModel:
         with torch.inference_mode():
             decoded = beam_search(
                 CachedSteps(self._generator, prepared.memory.repeat(num_beams)),
-                limits=limits_for(self._generator, max_new_tokens=max_new_tokens),
+                limits=limits_for(self._generator, max_new_tokens=max_new_tokens, rules=self._rules),
                 num_beams=num_beams,
                 should_stop=should_stop,
                 device=self.device,
@@ -169,7 +174,7 @@ class GeneratorModel:
         self, prepared: PreparedContext, *, max_new_tokens: int, should_stop: Callable[[], bool]
     ) -> Generator[int, None, str]:
         steps = CachedSteps(self._generator, prepared.memory)
-        limits = limits_for(self._generator, max_new_tokens=max_new_tokens)
+        limits = limits_for(self._generator, max_new_tokens=max_new_tokens, rules=self._rules)
         return greedy(steps, limits=limits, should_stop=should_stop, device=self.device)
 
     def _newest_that_fit(self, turns: Sequence[str]) -> Sequence[str]:

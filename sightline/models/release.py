@@ -28,6 +28,7 @@ from sightline.models.generator_model import GeneratorModel
 from sightline.models.golden import REPLY, TEXTS, TURNS, Golden, golden_picture
 from sightline.models.model import ZrigfModel, build_model
 from sightline.models.precision import choose_dtype, ready_to_serve
+from sightline.models.repetition import FREE, RepetitionRules
 from sightline.models.tokenizer import DECODER_FILE, DialogueTokenizer, TowerTokenizer, read_tokenizer
 from sightline.models.towers import DualEncoder, build_tower
 from sightline.models.transforms import Preprocess
@@ -121,8 +122,10 @@ def load_encoder(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> E
     )
 
 
-def load_generator(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> GeneratorModel:
-    """The generator of a release, ready to serve; nothing of the towers is read.
+def load_generator(
+    folder: Path, *, device: str = "cpu", dtype: str = "auto", rules: RepetitionRules = FREE
+) -> GeneratorModel:
+    """The generator of a release, ready to serve under these rules; nothing of the towers is read.
 
     Raises CapabilityMissing if the release only encodes, ReleaseInvalid if it is
     damaged or foreign.
@@ -143,6 +146,8 @@ def load_generator(folder: Path, *, device: str = "cpu", dtype: str = "auto") ->
         golden=Golden.read(folder),
         device=device,
         dtype=chosen,
+        min_score=config.min_score,
+        rules=rules,
     )
 
 
@@ -158,6 +163,7 @@ def _architecture(model: ZrigfModel, *, space_id: str) -> dict[str, Any]:
         "num_image_tokens": model.num_image_tokens,
         "image_token_width": model.tower.token_width,
         "has_generator": generator is not None,
+        "min_score": model.config.min_score,
         "dialogue_context_length": 0 if generator is None else generator.config.context_length,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

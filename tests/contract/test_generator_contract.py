@@ -64,11 +64,12 @@ STEP_S = 0.01
 class ScriptedModel:
     """Answers as the last turn tells: counts to max_new_tokens, or tells how many steps it ever took."""
 
-    def __init__(self, space_id: str) -> None:
+    def __init__(self, space_id: str, *, floor: float) -> None:
         self.embedding_space_id = space_id
         self.context_length = 64
         self.num_image_tokens = NUM_TOKENS
         self.image_token_width = TOKEN_WIDTH
+        self.min_score = floor
         self.steps = 0
         self._slowly = threading.Event()
 
@@ -110,9 +111,10 @@ class ScriptedModel:
 class TwoReleases:
     """Stands in for the reloader: the releases of two spaces are loaded, the newest first."""
 
-    def __init__(self, *, is_ready: bool) -> None:
+    def __init__(self, *, is_ready: bool, floor: float) -> None:
         self.is_ready = is_ready
-        self._loaded = [_loaded(FIRST_SPACE, generation=2), _loaded(SECOND_SPACE, generation=1)]
+        spaces = ((FIRST_SPACE, 2), (SECOND_SPACE, 1))
+        self._loaded = [_loaded(space_id, generation=generation, floor=floor) for space_id, generation in spaces]
 
     async def start(self) -> None:
         pass
@@ -134,11 +136,11 @@ class TwoReleases:
         return ReloadState(phase="idle", serving_generation=2, reloads=2, failures=0, quarantined=(), last_error="")
 
 
-def _loaded(space_id: str, *, generation: int) -> Any:
+def _loaded(space_id: str, *, generation: int, floor: float) -> Any:
     manifest = SimpleNamespace(
         release_id="sha256-" + space_id[0] * 64, embedding_space_id=space_id, architecture={"context_length": 77}
     )
-    return Loaded(value=ScriptedModel(space_id), manifest=manifest, generation=generation)
+    return Loaded(value=ScriptedModel(space_id, floor=floor), manifest=manifest, generation=generation)
 
 
 class ToyRetriever:
@@ -198,12 +200,23 @@ def _tokens(word: str) -> common_pb2.Tensor | None:
 
 
 def make_generator(
-    retriever: Any, encoder: Any, *, is_ready: bool = True, space_wait_s: float = 0.0, max_queued: int = 8
+    retriever: Any,
+    encoder: Any,
+    *,
+    is_ready: bool = True,
+    space_wait_s: float = 0.0,
+    max_queued: int = 8,
+    min_score: float | None = 0.1,
+    release_floor: float = -1.0,
 ) -> GeneratorServicer:
     settings = GeneratorSettings(
-        flush_ms=0.0, min_score=0.1, max_concurrent_replies=1, max_queued_replies=max_queued, space_wait_s=space_wait_s
+        flush_ms=0.0,
+        min_score=min_score,
+        max_concurrent_replies=1,
+        max_queued_replies=max_queued,
+        space_wait_s=space_wait_s,
     )
-    releases: Any = TwoReleases(is_ready=is_ready)
+    releases: Any = TwoReleases(is_ready=is_ready, floor=release_floor)
     gatherer = EvidenceGatherer(
         releases=releases,
         retriever=RetrieverClient(retriever),
@@ -280,6 +293,23 @@ async def test_k_and_score_floor_reach_the_retriever(generator: Caller) -> None:
 
 async def test_the_settings_score_floor_holds_where_the_caller_names_none(generator: Caller) -> None:
     assert (await generator.reply()).images[0].metadata["min_score"] == "0.10"
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(0.85, ["a", "b", "c"]), (0.95, [])])
+async def test_without_setting_or_wish_the_floor_of_the_release_decides_by_the_best_picture(
+    start: Callable[..., Any], floor: float, expected: list[str]
+) -> None:
+    """Scores are 0.9, 0.8 and 0.7."""
+    generator = await start(min_score=None, release_floor=floor)
+    assert [image.image_id for image in (await generator.reply()).images] == expected
+    assert (await generator.reply(image_ids=["a", "h"])).usage.num_images == 2
+    assert (await generator.reply(picture=picture())).usage.num_images == 1
+
+
+async def test_a_request_overrides_the_floor_of_the_release(start: Callable[..., Any]) -> None:
+    generator = await start(min_score=None, release_floor=0.95)
+    assert (await generator.reply(min_score=-1.0)).usage.num_images == 3
+    assert (await generator.reply(min_score=0.25)).images[0].metadata["min_score"] == "0.25"
 
 
 async def test_request_id_trace_and_deadline_go_down_the_chain(generator: Caller) -> None:

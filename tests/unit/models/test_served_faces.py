@@ -50,6 +50,23 @@ def whole(stream: Any) -> tuple[list[str], GenerationResult]:
             return pieces, end.value
 
 
+def test_the_newest_turns_are_kept_whole_and_the_oldest_dropped(generator: GeneratorModel) -> None:
+    turns = ["the blue bird sleeps at night"] * 6 + ["what colour is it ?"]
+    prepared = generator.prepare(turns)
+    alone = generator.prepare(turns[prepared.dropped_turns :])
+    assert 0 < prepared.dropped_turns < 7
+    assert prepared.context_tokens == alone.context_tokens <= generator.context_length
+    assert torch.equal(prepared.memory.packed, alone.memory.packed)
+    assert generator.prepare(turns[prepared.dropped_turns - 1 :]).dropped_turns == 1
+
+
+def test_of_one_turn_that_is_too_long_the_end_is_kept(generator: GeneratorModel) -> None:
+    start = ("night " * 60).strip()
+    first, second = (generator.prepare([f"{start} what colour {end}"]) for end in ("is it ?", "red"))
+    assert first.context_tokens == second.context_tokens == generator.context_length
+    assert not torch.equal(first.memory.packed, second.memory.packed)
+
+
 def test_text_vectors_have_unit_length_in_float32(encoder: EncoderModel) -> None:
     vectors = encoder.encode_texts(TEXTS)
     assert (vectors.dtype, vectors.shape) == (np.float32, (4, encoder.dimension))
