@@ -15,7 +15,7 @@ from torch import Tensor
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.models.decoding import CachedSteps, limits_for
 from trainer.architecture import Built
-from trainer.stages.generative import EncodedPictures, Floats, Rows
+from trainer.store import EncodedPictures, Floats, Rows
 
 MAX_RESPONSE_TOKENS = 128
 """Longest response whose likelihood is taken, in tokens, as long as the paper's; a longer one is cut."""
@@ -97,6 +97,8 @@ def reply_inputs(
         [query_text(context) for context in contexts], max_length=decoder.context_length
     )
     num_images = rows_BK.shape[1]
+    # A dialogue that nobody opened asks for no picture, in training and here.
+    is_asked_B1 = torch.tensor([[bool(query_text(context))] for context in contexts])
     # Without pictures the tensors still need one slot; the mask says that it is empty.
     shown_BK = rows_BK if num_images else np.zeros((len(contexts), 1), dtype=np.int64)
     return {
@@ -104,7 +106,7 @@ def reply_inputs(
         "context_mask_BL": torch.from_numpy(mask),
         "tokens_BKPW": torch.from_numpy(pictures.tokens_NPW[shown_BK]).float(),
         "similarity_BK": torch.from_numpy(cosines_BK if num_images else np.zeros(shown_BK.shape, dtype=np.float32)),
-        "image_mask_BK": torch.full(shown_BK.shape, bool(num_images)),
+        "image_mask_BK": is_asked_B1.expand(shown_BK.shape) & bool(num_images),
     }
 
 
