@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -293,6 +295,11 @@ def training_settings(config: FitConfig) -> dict[str, Any]:
     decisive = {"data", "model", "stage1", "stage2", "seed", "init_from"}
     leaves = flatten(config).items()
     return {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in decisive}
+
+
+def training_digest(config: FitConfig) -> str:
+    """Digest of `training_settings`: a name for what a run trains."""
+    return hashlib.sha256(json.dumps(training_settings(config), sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -38,7 +38,7 @@ class DialogueFiles:
     """What a release is measured on."""
 
     dialogues: Path
-    """Dialogues in any format of `sightline.data.formats`; those with an `image_id` of the pool measure retrieval too."""
+    """Dialogues in any format of `sightline.data.formats`; those with a picture of the pool measure retrieval too."""
     pool: Path
     """Pictures in any of those formats: a folder, a JSONL, a COCO file, tars."""
     word_vectors: Path | None
