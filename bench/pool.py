@@ -1,8 +1,8 @@
 """`python -m bench.pool`: what a pool costs as it grows: memory and speed of retrieval, of tokens, and of decoding.
 
 Vectors and tokens are drawn at random (512 dimensions, 4x4 tokens of 384), pictures by Pillow. The peak counted is what
-a part adds to the process's resident memory, mapped files included: Linux forgets the earlier peak when asked. The rival
-is the obvious full matrix product.
+a part adds to the process's resident memory, mapped files included: Linux forgets the earlier peak when asked. The
+rival is the obvious full matrix product.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     result = {
         "command": "python -m bench.pool",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; load average {os.getloadavg()[1]:.0f}",
         "sizes": {"dimension": DIMENSION, "tokens": TOKENS, "token_width": WIDTH, "queries": NUM_QUERIES, "k": K},
         "pools": with_ratios(pools),
         "decoding": decoding,

@@ -133,7 +133,7 @@ def test_training_may_search_with_answers(built: Built, pictures: EncodedPicture
     for query in ("context", "context_response"):
         settings = GenerativeSettings(batch_size=3, query=query)
         batches = GenerativeBatches(
-            built, dialogues=dialogues, pictures=pictures, settings=settings, seed=0, rank=0, world_size=1
+            built, dialogues=dialogues, captions=[], pictures=pictures, settings=settings, seed=0, rank=0, world_size=1
         )
         found[query] = batches._cosines_BC
     assert len(np.unique(found["context"], axis=0)) == 1
@@ -145,6 +145,7 @@ def test_a_dialogue_that_nobody_opened_is_shown_no_picture(built: Built, picture
     batches = GenerativeBatches(
         built,
         dialogues=dialogues,
+        captions=[],
         pictures=pictures,
         settings=GenerativeSettings(batch_size=3, image_dropout=0.0),
         seed=0,
