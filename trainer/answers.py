@@ -14,8 +14,10 @@ from torch import Tensor
 
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.models.decoding import CachedSteps, limits_for
-from trainer.architecture import Built
-from trainer.stages.generative import EncodedPictures, Floats, Rows, device_of
+from trainer.architecture import Built, device_of
+from trainer.store import EncodedPictures, Floats, Rows
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 MAX_RESPONSE_TOKENS = 128
 """Longest response whose likelihood is taken, in tokens, as long as the paper's; a longer one is cut."""
@@ -74,14 +76,13 @@ def response_losses(
     batch_size: int,
     min_score: float = -1.0,
 ) -> ResponseLosses:
-    """The losses of the dialogues' own responses, teacher-forced, looking at pictures where the best scores enough."""
+    """The losses of the dialogues' own responses, teacher-forced, looking at pictures as `answer_all` does."""
     parts = []
     for start in range(0, len(dialogues), batch_size):
         part = slice(start, start + batch_size)
-        contexts = [record.context for record in dialogues[part]]
         inputs = reply_inputs(
             built,
-            contexts=contexts,
+            contexts=[record.context for record in dialogues[part]],
             pictures=pictures,
             rows_BK=rows_BK[part],
             cosines_BK=cosines_BK[part],
@@ -103,27 +104,35 @@ def reply_inputs(
     cosines_BK: Floats,
     min_score: float = -1.0,
 ) -> dict[str, Tensor]:
-    """The generator's inputs for these dialogues, without labels; no picture is shown where the best scores too low."""
+    """The generator's inputs for these dialogues, labels left out; `is_shown` says which pictures count."""
     decoder = built.model.config.decoder
     assert decoder is not None, "only a model with a generator answers"
     ids, mask = built.dialogue_tokenizer.context_ids(
         [query_text(context) for context in contexts], max_length=decoder.context_length
     )
-    num_images = rows_BK.shape[1]
-    # Without pictures the tensors still need one slot; the mask says that it is empty.
-    shown_BK = rows_BK if num_images else np.zeros((len(contexts), 1), dtype=np.int64)
+    mask_BK = is_shown(contexts, cosines_BK=cosines_BK, min_score=min_score)
+    if not rows_BK.shape[1]:
+        # The tensors still need one slot; the mask says that it is empty.
+        slot = (len(contexts), 1)
+        rows_BK, cosines_BK, mask_BK = np.zeros(slot, np.int64), np.zeros(slot, np.float32), np.zeros(slot, np.bool_)
     inputs = {
         "context_ids_BL": torch.from_numpy(ids),
         "context_mask_BL": torch.from_numpy(mask),
-        "tokens_BKPW": torch.from_numpy(pictures.tokens_NPW[shown_BK]).float(),
-        "similarity_BK": torch.from_numpy(cosines_BK if num_images else np.zeros(shown_BK.shape, dtype=np.float32)),
-        "image_mask_BK": torch.from_numpy(_shown(cosines_BK, min_score=min_score) if num_images else shown_BK > 0),
+        "tokens_BKPW": torch.from_numpy(pictures.tokens_NPW[rows_BK]).float(),
+        "similarity_BK": torch.from_numpy(cosines_BK),
+        "image_mask_BK": torch.from_numpy(mask_BK),
     }
     return {name: value.to(device_of(built.model)) for name, value in inputs.items()}
 
 
-def _shown(cosines_BK: Floats, *, min_score: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.broadcast_to(cosines_BK.max(axis=1, keepdims=True) >= min_score, cosines_BK.shape).copy()
+def is_shown(contexts: Sequence[tuple[str, ...]], *, cosines_BK: Floats, min_score: float = -1.0) -> Flags:
+    """[B, K] True where a reply looks at a picture: all of them where the best scores `min_score` or more, else none.
+
+    A dialogue that nobody opened asks for no picture, in training and here.
+    """
+    is_opened_B = np.array([bool(query_text(context)) for context in contexts], dtype=bool)
+    looks_B = is_opened_B & (cosines_BK.max(axis=1, initial=-np.inf) >= min_score)
+    return np.broadcast_to(looks_B[:, None], cosines_BK.shape).copy()
 
 
 def _losses(built: Built, inputs: dict[str, Tensor], *, responses: Sequence[str]) -> ResponseLosses:

@@ -79,6 +79,11 @@ def released(release_id: str, *, registry: Registry, cache: Path) -> Built:
     )
 
 
+def device_of(model: ZrigfModel) -> torch.device:
+    """Where the model lies."""
+    return next(model.parameters()).device
+
+
 def release_cache(config: FitConfig) -> Path:
     """Where fetched releases of this configuration's runs lie."""
     return config.run.root / "cache" / "releases"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from sightline.errors import DataCorrupt, SettingInvalid
 
 _WEIGHTS, _OPTIMISER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_ABSENT = "absent"
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +31,8 @@ class Position:
     """Stage that the step counts in."""
     step: int
     """Steps done in that stage."""
-    training_digest: str
-    """Digest of the settings that decide the weights."""
+    training: Mapping[str, Any]
+    """All that decides the weights, by name: settings, and the digests of the data files."""
 
 
 def write_checkpoint(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
@@ -44,17 +48,34 @@ def adopt_weights(source: Path, *, into: Path, position: Position) -> None:
     (into / _STATE).write_text(json.dumps(asdict(position)), encoding="utf-8")
 
 
-def read_position(folder: Path, *, training_digest: str) -> Position:
-    """Where the checkpoint stands. Raises SettingInvalid if other settings wrote it, DataCorrupt if unreadable."""
+def read_position(folder: Path, *, training: Mapping[str, Any]) -> Position:
+    """Where the checkpoint stands. Raises DataCorrupt if unreadable, SettingInvalid naming what differs."""
     try:
         position = Position(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DataCorrupt(f"checkpoint {folder}: {_STATE} is unreadable: {error}", detail=error) from error
-    if position.training_digest != training_digest:
+    if found := differences(position.training, training):
+        more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         raise SettingInvalid(
-            f"checkpoint {folder} was made with other settings: keep the settings, or choose another --run.name"
+            f"checkpoint {folder} was made with other settings: {'; '.join(found[:_MOST_SHOWN])}{more}; "
+            "keep the settings and the data, or choose another --run.name"
         )
     return position
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """'name: was a, is b' for every name whose value differs; digests of files are not spelled out."""
+    return [
+        f"{name}: {_change(before.get(name, _ABSENT), now.get(name, _ABSENT))}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, _ABSENT) != now.get(name, _ABSENT)
+    ]
+
+
+def _change(before: Any, now: Any) -> str:
+    shown = [value if value == _ABSENT else repr(value) for value in (before, now)]
+    is_digest = all(isinstance(value, str) and (value == _ABSENT or len(value) == 64) for value in (before, now))
+    return "the file's content changed" if is_digest and _ABSENT not in shown else f"was {shown[0]}, is {shown[1]}"
 
 
 def read_weights(folder: Path, *, model: nn.Module) -> None:

@@ -22,7 +22,8 @@ class DataSettings:
     """Where captions, dialogues and pictures come from."""
 
     kind: str = "toytown"
-    """`toytown` (generated under `root` when absent) or `folder` (your own files)."""
+    """`toytown` (generated under `root` when absent) or `folder` (your own files, each of any format that
+    `sightline.data.formats` tells: JSON Lines, COCO, Image-Chat, Reddit, WebDataset tars, a folder of pictures)."""
     root: Path = Path("var/toytown")
     """Folder that every file name below is relative to; absolute names ignore it."""
     captions_train: Path = Path("captions_train.jsonl")
@@ -35,8 +36,12 @@ class DataSettings:
     """Held-out dialogues; None keeps `val_share` of the training dialogues back."""
     dialogues_annotated: Path | None = None
     """Training dialogues that name their picture, for `stage2.annotated_share`; None has none."""
+    images: Path | None = None
+    """Folder of the pictures that COCO and Image-Chat files name; None: where COCO's download has them, or `images`."""
     pool: Path | None = Path("pool.jsonl")
-    """Pictures that retrieval is measured over: a JSONL or a folder; None: the held-out captioned pictures."""
+    """Pictures that retrieval is measured over: JSONL, COCO, tars or a folder; None: the held-out captioned ones."""
+    pool_train: Path | None = None
+    """More pictures, without captions, that training dialogues retrieve from; None: the captioned ones alone."""
     questions: Path | None = Path("questions.jsonl")
     """Held-out questions with known answers; None skips the grounding scores."""
     questions_seen: Path | None = None
@@ -161,7 +166,10 @@ class GenerativeSettings:
     num_images: int = 3
     """Most pictures shown with a training dialogue; 1 to this many, so that a single given picture works too."""
     num_candidates: int = 16
-    """Pictures retrieved for a training dialogue, by its context alone; those shown are drawn anew at each visit."""
+    """Pictures retrieved for a training dialogue; those shown are drawn anew at each visit."""
+    query: str = "context"
+    """What retrieves training pictures: `context`, as in service, or `context_response`, which knows the answer and
+    finds pictures that no bot could find. Evaluation takes `context` whatever stands here."""
     image_dropout: float = 0.1
     """Share of training dialogues shown no picture at all, so that replies without one work."""
     swap_share: float = 0.0
@@ -317,11 +325,16 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
     return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
 
 
+def training_settings(config: FitConfig) -> dict[str, Any]:
+    """Every setting that decides the weights, by dotted name, as plain JSON values; a run resumes with equal ones."""
+    decisive = {"data", "model", "stage1", "stage2", "speed", "seed", "init_from"}
+    leaves = flatten(config).items()
+    return {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in decisive}
+
+
 def training_digest(config: FitConfig) -> str:
-    """Digest of all that decides the weights: a checkpoint of another digest is never resumed."""
-    parts = {name: to_json(getattr(config, name)) for name in ("data", "model", "stage1", "stage2", "speed")}
-    parts["seed"], parts["init_from"] = config.seed, config.init_from  # type: ignore[assignment]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """Digest of `training_settings`: a name for what a run trains."""
+    return hashlib.sha256(json.dumps(training_settings(config), sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

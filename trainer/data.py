@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.data.captions import CaptionRecord, read_captions
-from sightline.data.dialogues import DialogueRecord, read_dialogues
-from sightline.data.pools import PoolImage, read_pool
+from sightline.data.captions import CaptionRecord
+from sightline.data.dialogues import DialogueRecord
+from sightline.data.formats import files_of, read_any_captions, read_any_dialogues, read_any_pool
+from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord, read_questions
 from sightline.data.toytown import write_toytown
 from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
-from trainer.config import DataSettings
+from trainer.config import DataSettings, FitConfig, training_settings
 
 RecordT = TypeVar("RecordT")
 
@@ -34,12 +36,19 @@ class Corpus:
     dialogues_annotated: Sequence[DialogueRecord]
     """Each names a picture of `captions_train`."""
     pool: Sequence[PoolImage]
+    pool_train: Sequence[PoolImage]
+    """What training dialogues retrieve from besides the captioned pictures."""
     questions: Sequence[QuestionRecord]
     questions_seen: Sequence[QuestionRecord]
     strangers: Sequence[DialogueRecord]
     """Questions that nothing answers."""
-    digest: str
-    """sha256 of the files that the records were read from."""
+    file_digests: Mapping[str, str]
+    """sha256 of each file that the records were read from, by its path below the root."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that the records were read from."""
+        return hashlib.sha256(json.dumps(dict(self.file_digests), sort_keys=True).encode()).hexdigest()
 
     def fact_values(self) -> frozenset[str]:
         """Every value of every fact that questions ask for."""
@@ -62,7 +71,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
     if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
         write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, strangers=settings.num_strangers)
     captions = _read_captions(settings, name=settings.captions_train)
-    dialogues = read_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
+    dialogues = read_any_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)
     dialogues_train, dialogues_val = _held_out_dialogues(settings, dialogues=dialogues)
     corpus = Corpus(
@@ -71,21 +80,27 @@ def load_corpus(settings: DataSettings) -> Corpus:
         dialogues_train=dialogues_train,
         dialogues_val=dialogues_val,
         dialogues_annotated=_annotated(settings, captions=captions_train),
-        pool=_pool(settings, captions_val=captions_val),
+        pool=_pool(settings, name=settings.pool) if settings.pool else unique_pictures(captions_val),
+        pool_train=_pool(settings, name=settings.pool_train) if settings.pool_train else [],
         questions=_questions(settings, name=settings.questions),
         questions_seen=_questions(settings, name=settings.questions_seen),
         strangers=_strangers(settings),
-        digest=_digest(settings),
+        file_digests=_file_digests(settings),
     )
     _check_not_empty(corpus)
     return corpus
+
+
+def training_record(config: FitConfig, *, corpus: Corpus) -> dict[str, Any]:
+    """All that decides a run's weights, by name: its settings, and the digest of every file it reads."""
+    return training_settings(config) | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
 
 
 def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:
     """The pictures of `captions`, each once, in order of first mention."""
     first: dict[str, PoolImage] = {}
     for record in captions:
-        first.setdefault(record.image_id, PoolImage(image_id=record.image_id, path=record.path))
+        first.setdefault(record.image_id, record.image)
     return list(first.values())
 
 
@@ -114,15 +129,20 @@ def _permutation(num_items: int, seed: int, salt: int, epoch: int) -> npt.NDArra
     return np.random.default_rng([seed, salt, epoch]).permutation(num_items)
 
 
+def _images(settings: DataSettings) -> Path | None:
+    return None if settings.images is None else settings.root / settings.images
+
+
 def _existing(settings: DataSettings, name: Path) -> Path:
     path = settings.root / name
-    if not path.exists():
+    # A pattern of tars names files, but is none; its reader says which of them is missing.
+    if not path.exists() and path.suffix != ".tar":
         raise UsageError(f"data: {path} does not exist; data.root is {settings.root}")
     return path
 
 
 def _read_captions(settings: DataSettings, *, name: Path) -> list[CaptionRecord]:
-    return read_captions(_existing(settings, name), skip_bad=settings.skip_bad)
+    return read_any_captions(_existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
 
 
 def _held_out_captions(
@@ -139,7 +159,7 @@ def _held_out_dialogues(
 ) -> tuple[list[DialogueRecord], list[DialogueRecord]]:
     if settings.dialogues_val:
         path = _existing(settings, settings.dialogues_val)
-        return dialogues, read_dialogues(path, skip_bad=settings.skip_bad)
+        return dialogues, read_any_dialogues(path, skip_bad=settings.skip_bad)
     # Split by what was said, not by id: the same context twice must not stand on both sides.
     held_out = [_is_held_out("\n".join(record.context), share=settings.val_share) for record in dialogues]
     train = [record for record, is_held_out in zip(dialogues, held_out, strict=True) if not is_held_out]
@@ -150,17 +170,15 @@ def _is_held_out(key: str, *, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") < share * 2**32
 
 
-def _pool(settings: DataSettings, *, captions_val: Sequence[CaptionRecord]) -> list[PoolImage]:
-    if settings.pool is None:
-        return unique_pictures(captions_val)
-    return read_pool(_existing(settings, settings.pool), skip_bad=settings.skip_bad)
+def _pool(settings: DataSettings, *, name: Path) -> list[PoolImage]:
+    return read_any_pool(_existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
 
 
 def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> list[DialogueRecord]:
     if settings.dialogues_annotated is None:
         return []
     path, known = _existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
-    dialogues = read_dialogues(path, skip_bad=settings.skip_bad)
+    dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
     for record in dialogues:
         if record.image_id not in known:
             raise DataLineInvalid(
@@ -176,23 +194,37 @@ def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRec
 def _strangers(settings: DataSettings) -> list[DialogueRecord]:
     if settings.strangers is None:
         return []
-    return read_dialogues(_existing(settings, settings.strangers), skip_bad=settings.skip_bad)
+    return read_any_dialogues(_existing(settings, settings.strangers), skip_bad=settings.skip_bad)
 
 
-def _digest(settings: DataSettings) -> str:
-    total = hashlib.sha256()
-    for name in (
+def _file_digests(settings: DataSettings) -> dict[str, str]:
+    names = (
         settings.captions_train,
         settings.captions_val,
         settings.dialogues_train,
         settings.dialogues_val,
         settings.dialogues_annotated,
         settings.pool,
+        settings.pool_train,
         settings.questions,
-    ):
-        if name is not None and (settings.root / name).is_file():
-            total.update(hashlib.sha256((settings.root / name).read_bytes()).digest())
-    return total.hexdigest()
+        settings.questions_seen,
+        settings.strangers,
+    )
+    files = [path for name in names if name is not None for path in files_of(settings.root / name)]
+    return {_below(settings.root, path): _sha256(path) for path in files}
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _sha256(path: Path) -> str:
+    """Of a tar, which may be huge, by size and time of writing instead of by its bytes."""
+    if path.suffix == ".tar":
+        state = path.stat()
+        return hashlib.sha256(f"{state.st_size} {state.st_mtime_ns}".encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_not_empty(corpus: Corpus) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sacrebleu
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sightline.data.dialogues import DialogueRecord, read_dialogues
+from sightline.data.dialogues import DialogueRecord
+from sightline.data.formats import read_any_dialogues, read_any_pool
 from sightline.data.lines import write_lines
-from sightline.data.pools import PoolImage, read_pool
+from sightline.data.pools import PoolImage
 from sightline.errors import UsageError
 from sightline.metrics import WORDS_RULE, read_word_vectors
 from sightline.models.model import ZrigfModel
@@ -25,11 +27,10 @@ from trainer.architecture import release_cache, released
 from trainer.config import FitConfig
 from trainer.dialogue_scores import DialogueExam, Measured, Track, evaluate_dialogues
 from trainer.fit import resolve
-from trainer.pictures import Pixels, load_pictures
-from trainer.stages.generative import EncodedPictures, encode_pictures
+from trainer.pictures import read_pixels
+from trainer.store import EncodedPictures, PictureStore
 
 SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.jsonl"
-_ENCODE_BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class DialogueFiles:
     """What a release is measured on."""
 
     dialogues: Path
-    """A JSONL of dialogues; those with an `image_id` of the pool are measured for retrieval too."""
+    """Dialogues in any format of `sightline.data.formats`; those with a picture of the pool measure retrieval too."""
     pool: Path
-    """A folder of pictures, or a JSONL of them."""
+    """Pictures in any of those formats: a folder, a JSONL, a COCO file, tars."""
     word_vectors: Path | None
     """A text file of word vectors; None leaves the embedding scores out."""
 
@@ -67,15 +68,14 @@ def evaluate_on_dialogues(
     dialogues, images = _read(files)
     _check_vectors(files.word_vectors, console=console)
     built = released(release_id, registry=registry, cache=release_cache(config))
-    built.model.eval()
+    built.model.eval().to(config.run.device)
     console.print(f"{len(dialogues)} dialogues, {len(images)} pictures; replies look at: {look}")
-    pixels = load_pictures(images, preprocess=built.model.tower.preprocess, cache=config.run.root / "cache")
     with _progress(console) as progress:
         exam = DialogueExam(
             built=built,
             dialogues=dialogues,
             images=images,
-            pictures=_encode(built.model, pixels, track=progress.track),
+            pictures=_encode(built.model, images, cache=config.run.root / "cache", track=progress.track),
             settings=config.evaluation,
             seed=config.seed,
             track=progress.track,
@@ -101,7 +101,7 @@ def write_report(folder: Path, report: DialogueReport) -> None:
 
 
 def _read(files: DialogueFiles) -> tuple[list[DialogueRecord], list[PoolImage]]:
-    dialogues, images = read_dialogues(files.dialogues), read_pool(files.pool)
+    dialogues, images = read_any_dialogues(files.dialogues), read_any_pool(files.pool)
     if not dialogues:
         raise UsageError(f"{files.dialogues}: no dialogue; an evaluation needs at least one")
     if not images:
@@ -116,13 +116,9 @@ def _check_vectors(path: Path | None, *, console: Console) -> None:
             read_word_vectors(path, words=())
 
 
-def _encode(model: ZrigfModel, pixels_NCHW: Pixels, *, track: Track) -> EncodedPictures:
-    blocks = [slice(start, start + _ENCODE_BLOCK) for start in range(0, len(pixels_NCHW), _ENCODE_BLOCK)]
-    parts = [encode_pictures(model, pixels_NCHW[block]) for block in track(blocks, description="pictures")]
-    return EncodedPictures(
-        vectors_ND=np.concatenate([part.vectors_ND for part in parts]),
-        tokens_NPW=np.concatenate([part.tokens_NPW for part in parts]),
-    )
+def _encode(model: ZrigfModel, images: Sequence[PoolImage], *, cache: Path, track: Track) -> EncodedPictures:
+    pixels_of = partial(read_pixels, preprocess=model.tower.preprocess)
+    return PictureStore(cache, model=model).encoded(track(images, description="pictures"), pixels_of=pixels_of)
 
 
 def _progress(console: Console) -> Progress:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,24 +28,26 @@ from sightline.metrics import (
     words,
 )
 from trainer import shown
-from trainer.answers import ResponseLosses, answer_all, response_losses
+from trainer.answers import ResponseLosses, answer_all, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.evaluate import RECALLS, Scores
+from trainer.retrieval import encode_texts
 from trainer.shown import UNKNOWN, Shown
-from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_texts
+from trainer.store import EncodedPictures, Floats, Rows
 
 RETRIEVED, RANDOM, NONE, TRUE = "retrieved", "random", "none", "true"
 LOOKS = (RETRIEVED, RANDOM, NONE)
 """What replies can be given to look at."""
 
+ItemT = TypeVar("ItemT")
 PerDialogue = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 
 
 class Track(Protocol):
     """Shows how far a loop is; `rich.progress.Progress.track` is one."""
 
-    def __call__(self, sequence: Sequence[slice], *, description: str) -> Iterable[slice]:
+    def __call__(self, sequence: Sequence[ItemT], *, description: str) -> Iterable[ItemT]:
         """The items of the sequence, in order."""
 
 
@@ -57,7 +59,7 @@ class DialogueExam:
     dialogues: Sequence[DialogueRecord]
     images: Sequence[PoolImage]
     pictures: EncodedPictures
-    """Of `images`, row by row."""
+    """What `images` look like to the tower, each distinct one a row."""
     settings: EvaluationSettings
     seed: int
     track: Track
@@ -81,7 +83,7 @@ def evaluate_dialogues(exam: DialogueExam, *, look: str, word_vectors: Path | No
     which is read once the words of the replies are known.
     """
     queries_QD = shown.query_vectors(exam.built, exam.dialogues)
-    known_Q = shown.known_rows(exam.dialogues, images=exam.images)
+    known_Q = shown.known_rows(exam.dialogues, row_of=exam.pictures.rows_by_id(exam.images))
     choices = _choices(exam, queries_QD=queries_QD, known_Q=known_Q)
     losses = {name: _losses(exam, choice, name=name) for name, choice in choices.items()}
     replies = _replies(exam, choices[look], look=look)
@@ -233,6 +235,9 @@ def _counts(exam: DialogueExam, replies: Sequence[str], *, known_Q: Rows, vector
 def _predictions(
     exam: DialogueExam, replies: Sequence[str], *, looked: Shown, each: PerDialogue, losses: ResponseLosses
 ) -> list[dict[str, Any]]:
+    images = exam.pictures.first_of_rows(exam.images)
+    contexts = [record.context for record in exam.dialogues]
+    is_shown_QK = is_shown(contexts, cosines_BK=looked.cosines_QK)
     each = {**each, "loss": losses.nll_B / losses.num_tokens_B, "num_tokens": losses.num_tokens_B.astype(np.float64)}
     return [
         {
@@ -240,8 +245,8 @@ def _predictions(
             "context": list(record.context),
             "response": record.response,
             "reply": replies[row],
-            "image_ids": [exam.images[at].image_id for at in looked.rows_QK[row]],
-            "image_scores": [round(float(cosine), 6) for cosine in looked.cosines_QK[row]],
+            "image_ids": [images[at].image_id for at in looked.rows_QK[row][is_shown_QK[row]]],
+            "image_scores": [round(float(cosine), 6) for cosine in looked.cosines_QK[row][is_shown_QK[row]]],
             "scores": {name: round(float(values[row]), 6) for name, values in each.items() if np.isfinite(values[row])},
         }
         for row, record in enumerate(exam.dialogues)

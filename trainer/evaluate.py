@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,21 +14,15 @@ import numpy as np
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
-from sightline.metrics import (
-    grounded_accuracy,
-    invention_rate,
-    median_rank,
-    perplexity,
-    ranks_of_first_relevant,
-    recall_at_each,
-)
+from sightline.metrics import grounded_accuracy, invention_rate, median_rank, perplexity, recall_at_each
 from trainer.answers import answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
-from trainer.pictures import load_pictures
-from trainer.relevance import ALWAYS, NEVER, calibrate, relevance_scores, retrieve
-from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_pictures, encode_texts, nearest_pictures
+from trainer.pictures import read_pixels
+from trainer.relevance import ALWAYS, NEVER, calibrate, relevance_scores, search
+from trainer.retrieval import encode_texts, nearest_pictures, ranks_of_relevant, retrieve
+from trainer.store import EncodedPictures, Floats, PictureStore, Rows
 
 ItemT = TypeVar("ItemT")
 Scores = dict[str, float]
@@ -41,7 +36,7 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
     scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
-    found = retrieve(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
+    found = search(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
     scores |= relevance_scores(built, found=found, values=corpus.fact_values(), settings=settings)
     if corpus.questions:
         examiner = Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
@@ -61,7 +56,7 @@ def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, c
     if settings.floor_tolerance < 0:
         return ALWAYS
     pool = _encode(built, corpus.pool, cache=cache)
-    found = retrieve(built, dialogues=_halves(corpus, settings=settings)[0], pictures=pool, settings=settings)
+    found = search(built, dialogues=_halves(corpus, settings=settings)[0], pictures=pool, settings=settings)
     return calibrate(built, found=found, settings=settings)
 
 
@@ -86,7 +81,8 @@ class Examiner:
         """Retrieval, and accuracy with retrieved, no, random and right pictures."""
         relevant_QN = self.relevant(questions)
         queries_QD = self.queries(questions)
-        ranks_Q = ranks_of_first_relevant(queries_QD @ self.pool.vectors_ND.T, relevant_QT=relevant_QN)
+        rows = [np.flatnonzero(relevant_N) for relevant_N in relevant_QN]
+        ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=self.pool.vectors_ND, relevant=rows)
         rows_QK = self.retrieved(queries_QD)
         scores = {f"retrieval_{name}": value for name, value in recall_at_each(RECALLS, rank_Q=ranks_Q).items()}
         scores["retrieval_median_rank"] = median_rank(ranks_Q)
@@ -105,9 +101,9 @@ class Examiner:
 
     def strangers(self, dialogues: Sequence[DialogueRecord], *, values: frozenset[str]) -> Scores:
         """How often a fact is stated that no picture shows: with every picture, over the floor, and from text alone."""
-        found = retrieve(self.built, dialogues=dialogues, pictures=self.pool, settings=self.settings)
+        found = search(self.built, dialogues=dialogues, pictures=self.pool, settings=self.settings)
         floors = {"": ALWAYS, "gated_": self.built.model.config.min_score, "text_only_": NEVER}
-        scores = {"stranger_picture_rate": float((found.cosines_BK[:, 0] >= floors["gated_"]).mean())}
+        scores = {"stranger_picture_rate": float(found.shown(floor=floors["gated_"]).mean())}
         for prefix, floor in floors.items():
             texts = answer_all(
                 self.built,
@@ -156,8 +152,8 @@ class Examiner:
 
     def relevant(self, questions: Sequence[QuestionRecord]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """[Q, N] True where a picture shows the subject of a question."""
-        row_of = {image.image_id: row for row, image in enumerate(self.images)}
-        relevant_QN = np.zeros((len(questions), len(self.images)), dtype=bool)
+        row_of = self.pool.rows_by_id(self.images)
+        relevant_QN = np.zeros((len(questions), len(self.pool.vectors_ND)), dtype=bool)
         for query, question in enumerate(questions):
             relevant_QN[query, [row_of[image_id] for image_id in question.relevant_image_ids]] = True
         return relevant_QN
@@ -178,11 +174,10 @@ def _halves(corpus: Corpus, *, settings: EvaluationSettings) -> tuple[list[Dialo
 def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
     images = unique_pictures(corpus.captions_val)
     pictures = _encode(built, images, cache=cache)
-    row_of = {image.image_id: row for row, image in enumerate(images)}
-    rows_Q = np.array([row_of[record.image_id] for record in corpus.captions_val])
-    relevant_QN = rows_Q[:, None] == np.arange(len(images))[None, :]
+    row_of = pictures.rows_by_id(images)
+    relevant = [np.array([row_of[record.image_id]]) for record in corpus.captions_val]
     queries_QD = encode_texts(built, [record.caption for record in corpus.captions_val])
-    ranks_Q = ranks_of_first_relevant(queries_QD @ pictures.vectors_ND.T, relevant_QT=relevant_QN)
+    ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
     recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
     found = {f"caption_{name}": value for name, value in recalls.items()}
     return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
@@ -191,19 +186,18 @@ def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
 def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings: EvaluationSettings) -> Scores:
     """Perplexity of held-out responses with pictures that their context retrieves from the pool."""
     dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
-    queries_QD = encode_texts(built, [query_text(record.context) for record in dialogues])
-    rows_QK, cosines_QK = nearest_pictures(queries_QD, pictures_ND=pool.vectors_ND, k=settings.num_images)
+    found = retrieve(built, dialogues, pictures=pool, k=settings.num_images, query="context").for_evaluation()
     losses = response_losses(
         built,
         dialogues=dialogues,
         pictures=pool,
-        rows_BK=rows_QK,
-        cosines_BK=cosines_QK,
+        rows_BK=found.rows_QK,
+        cosines_BK=found.cosines_QK,
         batch_size=settings.batch_size,
     )
     return {"perplexity": perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B)}
 
 
 def _encode(built: Built, images: Sequence[PoolImage], *, cache: Path) -> EncodedPictures:
-    pixels = load_pictures(images, preprocess=built.model.tower.preprocess, cache=cache)
-    return encode_pictures(built.model, pixels)
+    pixels_of = partial(read_pixels, preprocess=built.model.tower.preprocess)
+    return PictureStore(cache, model=built.model).encoded(images, pixels_of=pixels_of)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sightline.data.pools import PoolImage
 from sightline.errors import SettingInvalid
-from trainer.architecture import Built, build
+from trainer.architecture import Built, build, device_of
 from trainer.checkpoint import Position, read_position, read_weights
-from trainer.config import FitConfig, training_digest
-from trainer.data import Corpus, load_corpus, unique_pictures
+from trainer.config import FitConfig
+from trainer.data import Corpus, load_corpus, training_record, unique_pictures
 from trainer.journal import STAGES, Journal
-from trainer.pictures import Pixels, load_pictures
+from trainer.pictures import load_pictures, read_pixels
 from trainer.reporting import Reporter
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
-from trainer.stages.generative import (
-    GenerativeBatches,
-    GenerativeObjective,
-    annotated_part,
-    device_of,
-    encode_pictures,
-)
+from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
+from trainer.stages.sources import PictureSource, ShuffledPictures, StreamedPictures
 from trainer.step import Pace, Stage, StageRun, StepSettings, run_stage
+from trainer.store import EncodedPictures, PictureStore
 
 
 def train(config: FitConfig, *, reporter: Reporter) -> None:
@@ -39,8 +39,9 @@ def train(config: FitConfig, *, reporter: Reporter) -> None:
     built.model.to(config.run.device)
     if config.speed.gradient_checkpointing:
         built.model.checkpoint_activations()
-    position, folder = _restore(config, built=built, reporter=reporter)
-    worker = _Worker(config=config, reporter=reporter, corpus=corpus, built=built)
+    training = training_record(config, corpus=corpus)
+    position, folder = _restore(training, built=built, reporter=reporter)
+    worker = _Worker(config=config, reporter=reporter, corpus=corpus, built=built, training=training)
     worker.run(position, resume_from=folder)
 
 
@@ -52,11 +53,14 @@ def run_folder(config: FitConfig) -> Path:
 class _Worker:
     """Everything that both stages of one worker share."""
 
-    def __init__(self, *, config: FitConfig, reporter: Reporter, corpus: Corpus, built: Built) -> None:
+    def __init__(
+        self, *, config: FitConfig, reporter: Reporter, corpus: Corpus, built: Built, training: Mapping[str, Any]
+    ) -> None:
         self._config, self._reporter, self._corpus, self._built = config, reporter, corpus, built
+        self._training = training
         self._journal = Journal(run_folder(config)) if reporter.rank == 0 else None
-        self._images, cache = unique_pictures(corpus.captions_train), config.run.root / "cache"
-        self._pixels: Pixels = load_pictures(self._images, preprocess=built.model.tower.preprocess, cache=cache)
+        self._cache = config.run.root / "cache"
+        self._preprocess = built.model.tower.preprocess
 
     def run(self, position: Position, *, resume_from: Path | None) -> None:
         """Run what is left of the stages."""
@@ -74,11 +78,10 @@ class _Worker:
             self._built,
             captions=self._corpus.captions_train,
             dialogues=self._corpus.dialogues_train,
-            pixels_NCHW=self._pixels,
+            source=self._source(),
             settings=settings,
             seed=self._config.seed,
             rank=self._reporter.rank,
-            world_size=self._reporter.world_size,
         )
         stage = Stage(batches=batches, objective=ContrastiveObjective(self._built, settings=settings))
         return self._stage_run(stage, settings=settings)
@@ -87,22 +90,44 @@ class _Worker:
         settings, model = self._config.stage2, self._built.model
         assert model.generator is not None, "both stages train a model with a generator"
         model.generator.set_similarity_scale(model.tower.logit_scale())
+        images, pictures = self._pictures()
+        annotated = annotated_part(
+            self._corpus.dialogues_annotated, share=settings.annotated_share, row_of=pictures.rows_by_id(images)
+        )
         batches = GenerativeBatches(
             self._built,
             dialogues=self._corpus.dialogues_train,
             captions=self._corpus.captions_train,
-            annotated=annotated_part(
-                self._corpus.dialogues_annotated,
-                share=settings.annotated_share,
-                image_ids=[image.image_id for image in self._images],
-            ),
-            pictures=encode_pictures(model, self._pixels),
+            annotated=annotated,
+            pictures=pictures,
             settings=settings,
             seed=self._config.seed,
             rank=self._reporter.rank,
             world_size=self._reporter.world_size,
+            cache=self._cache,
         )
         return self._stage_run(Stage(batches=batches, objective=GenerativeObjective(model)), settings=settings)
+
+    def _source(self) -> PictureSource:
+        seed, rank, world_size = self._config.seed, self._reporter.rank, self._reporter.world_size
+        captions = self._corpus.captions_train
+        if all(record.span for record in captions):
+            return StreamedPictures(
+                captions,
+                preprocess=self._preprocess,
+                skip_bad=self._config.data.skip_bad,
+                seed=seed,
+                rank=rank,
+                world_size=world_size,
+            )
+        pixels = load_pictures(unique_pictures(captions), preprocess=self._preprocess, cache=self._cache)
+        return ShuffledPictures(pixels, seed=seed, rank=rank, world_size=world_size)
+
+    def _pictures(self) -> tuple[list[PoolImage], EncodedPictures]:
+        """What training dialogues retrieve from, and how the tower of now sees it."""
+        images = [*unique_pictures(self._corpus.captions_train), *self._corpus.pool_train]
+        store = PictureStore(self._cache, model=self._built.model)
+        return images, store.encoded(images, pixels_of=partial(read_pixels, preprocess=self._preprocess))
 
     def _stage_run(self, stage: Stage, *, settings: StepSettings) -> StageRun:
         run = self._config.run
@@ -116,16 +141,15 @@ class _Worker:
             reporter=self._reporter,
             journal=self._journal,
             seed=self._config.seed,
-            training_digest=training_digest(self._config),
+            training=self._training,
         )
 
 
-def _restore(config: FitConfig, *, built: Built, reporter: Reporter) -> tuple[Position, Path | None]:
-    digest = training_digest(config)
+def _restore(training: Mapping[str, Any], *, built: Built, reporter: Reporter) -> tuple[Position, Path | None]:
     folder = reporter.restore()
     if folder is None:
-        return Position(stage=STAGES[0], step=0, training_digest=digest), None
-    position = read_position(folder, training_digest=digest)
+        return Position(stage=STAGES[0], step=0, training=training), None
+    position = read_position(folder, training=training)
     read_weights(folder, model=built.model)
     return position, folder
 

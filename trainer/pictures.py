@@ -3,6 +3,7 @@
 # Axes: N pictures, C channels; H and W pixels.
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 from collections.abc import Sequence
@@ -34,29 +35,46 @@ def load_pictures(images: Sequence[PoolImage], *, preprocess: Preprocess, cache:
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
+def read_pixels(image: PoolImage, *, preprocess: Preprocess) -> Pixels:
+    """Pixels uint8 [C, H, W] of one picture. Raises DataLineInvalid naming file and id if it cannot be decoded."""
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise DataLineInvalid(f"{image.path} (image_id {image.image_id}): {error}") from error
+    return decoded(image, data=data, preprocess=preprocess)
+
+
+def decoded(image: PoolImage, *, data: bytes, preprocess: Preprocess) -> Pixels:
+    """As `read_pixels`, of bytes that were read already."""
+    try:
+        return preprocess.pixels(decode_picture(data, min_side=preprocess.image_size))
+    except (OSError, SightlineError) as error:
+        raise DataLineInvalid(f"{image.path} (image_id {image.image_id}): {error}") from error
+
+
+def picture_digests(pixels_BCHW: Pixels) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A number for each picture, equal where the pixels are: pairs of one picture are no negatives of each other."""
+    digests = [hashlib.sha256(picture.tobytes()).digest()[:8] for picture in pixels_BCHW]
+    return np.array([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=np.int64)
+
+
 def _decode_all(images: Sequence[PoolImage], *, preprocess: Preprocess, path: Path) -> None:
     size = preprocess.image_size
+    read = functools.partial(read_pixels, preprocess=preprocess)
     # A name of its own: two workers that start together must not write one file.
     partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
     pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 3, size, size))
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = images[start : start + _CHUNK]
-            pixels[start : start + len(chunk)] = list(pool.map(lambda image: _decode(image, preprocess), chunk))
+            pixels[start : start + len(chunk)] = list(pool.map(read, chunk))
     pixels.flush()
     partial.replace(path)
-
-
-def _decode(image: PoolImage, preprocess: Preprocess) -> Pixels:
-    try:
-        return preprocess.pixels(decode_picture(image.path.read_bytes(), min_side=preprocess.image_size))
-    except (OSError, SightlineError) as error:
-        raise DataLineInvalid(f"{image.path} (image_id {image.image_id}): {error}") from error
 
 
 def _digest(images: Sequence[PoolImage], *, preprocess: Preprocess) -> str:
     total = hashlib.sha256(preprocess.to_json().encode())
     for image in images:
         state = image.path.stat()
-        total.update(f"{image.path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+        total.update(f"{image.path.resolve()} {state.st_size} {state.st_mtime_ns} {image.span}\n".encode())
     return total.hexdigest()[:24]

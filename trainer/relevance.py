@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.data.dialogues import DialogueRecord
 from sightline.metrics import perplexity, states_any
-from trainer.answers import ResponseLosses, response_losses
+from trainer.answers import Flags, ResponseLosses, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
-from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_texts, nearest_pictures
+from trainer.retrieval import retrieve
+from trainer.store import EncodedPictures, Floats, Rows
 
 ALWAYS, NEVER = -1.0, 2.0
 """Floors under every cosine and above every cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieved:
+class Searched:
     """Dialogues and what their contexts find in a pool."""
 
     dialogues: Sequence[DialogueRecord]
@@ -29,25 +30,31 @@ class Retrieved:
     rows_BK: Rows
     cosines_BK: Floats
 
+    def shown(self, *, floor: float) -> Flags:
+        """[B] True for dialogues that are shown pictures under this floor."""
+        contexts = [record.context for record in self.dialogues]
+        is_shown_BK = is_shown(contexts, cosines_BK=self.cosines_BK, min_score=floor)
+        return np.any(is_shown_BK, axis=1)
 
-def retrieve(
+
+def search(
     built: Built, *, dialogues: Sequence[DialogueRecord], pictures: EncodedPictures, settings: EvaluationSettings
-) -> Retrieved:
+) -> Searched:
     """The pictures of each dialogue, by its context alone."""
-    queries_BD = encode_texts(built, [query_text(record.context) for record in dialogues])
-    rows_BK, cosines_BK = nearest_pictures(queries_BD, pictures_ND=pictures.vectors_ND, k=settings.num_images)
-    return Retrieved(dialogues=dialogues, pictures=pictures, rows_BK=rows_BK, cosines_BK=cosines_BK)
+    found = retrieve(built, dialogues, pictures=pictures, k=settings.num_images, query="context").for_evaluation()
+    return Searched(dialogues=dialogues, pictures=pictures, rows_BK=found.rows_QK, cosines_BK=found.cosines_QK)
 
 
-def calibrate(built: Built, *, found: Retrieved, settings: EvaluationSettings) -> float:
+def calibrate(built: Built, *, found: Searched, settings: EvaluationSettings) -> float:
     """The highest floor whose replies cost no more than the best floor's, by `floor_tolerance` nats a token.
 
     A picture is worth looking at if it makes the held-out reply likelier: no
     label says which dialogues are visual.
     """
-    seen, unseen = (losses_over(built, found=found, min_score=floor, settings=settings) for floor in (ALWAYS, NEVER))
-    slack = settings.floor_tolerance * float(seen.num_tokens_B.sum())
-    return highest_floor(found.cosines_BK[:, 0], gain_B=unseen.nll_B - seen.nll_B, slack=slack)
+    with_pictures = _losses(built, found=found, floor=ALWAYS, settings=settings)
+    without = _losses(built, found=found, floor=NEVER, settings=settings)
+    slack = settings.floor_tolerance * float(without.num_tokens_B.sum())
+    return highest_floor(found.cosines_BK[:, 0], gain_B=without.nll_B - with_pictures.nll_B, slack=slack)
 
 
 def highest_floor(best_B: Floats, *, gain_B: npt.NDArray[np.floating], slack: float) -> float:
@@ -74,7 +81,7 @@ def calibrated(built: Built, *, floor: float) -> Built:
 
 
 def relevance_scores(
-    built: Built, *, found: Retrieved, values: frozenset[str], settings: EvaluationSettings
+    built: Built, *, found: Searched, values: frozenset[str], settings: EvaluationSettings
 ) -> dict[str, float]:
     """Perplexity with every picture, with those over the release's floor and with none; share of dialogues shown any.
 
@@ -82,29 +89,30 @@ def relevance_scores(
     whose reply states one and for the others, which are small talk.
     """
     floor = built.model.config.min_score
-    losses = {
-        name: losses_over(built, found=found, min_score=min_score, settings=settings)
-        for name, min_score in (("ungated", ALWAYS), ("gated", floor), ("unseen", NEVER))
-    }
-    is_visual_B = np.array([states_any(record.response, values=values) for record in found.dialogues], dtype=bool)
-    groups = {"": np.ones_like(is_visual_B)}
-    if values:
-        groups |= {"visual_": is_visual_B, "small_talk_": ~is_visual_B}
+    floors = {"ungated": ALWAYS, "gated": floor, "unseen": NEVER}
+    losses = {name: _losses(built, found=found, floor=one, settings=settings) for name, one in floors.items()}
     scores = {"score_floor": floor}
-    for prefix, chosen_B in groups.items():
-        if chosen_B.any():
-            scores |= {
-                f"{prefix}{name}_perplexity": perplexity(
-                    all_B.nll_B[chosen_B], num_tokens_N=all_B.num_tokens_B[chosen_B]
-                )
-                for name, all_B in losses.items()
-            }
-            scores[f"{prefix}picture_rate"] = float((found.cosines_BK[chosen_B, 0] >= floor).mean())
+    for prefix, chosen_M in _groups(found.dialogues, values=values).items():
+        if len(chosen_M):
+            scores |= {f"{prefix}{name}_perplexity": _perplexity(each.part(chosen_M)) for name, each in losses.items()}
+            scores[f"{prefix}picture_rate"] = float(found.shown(floor=floor)[chosen_M].mean())
     return scores
 
 
-def losses_over(built: Built, *, found: Retrieved, min_score: float, settings: EvaluationSettings) -> ResponseLosses:
-    """The losses of the dialogues' replies, looking at their pictures where the best is over the floor."""
+def _groups(dialogues: Sequence[DialogueRecord], *, values: frozenset[str]) -> dict[str, Rows]:
+    """The places of all dialogues, and with `values` of those whose reply states one and of the others, by prefix."""
+    everything = {"": np.arange(len(dialogues))}
+    if not values:
+        return everything
+    is_visual_B = np.array([states_any(record.response, values=values) for record in dialogues], dtype=bool)
+    return everything | {"visual_": np.flatnonzero(is_visual_B), "small_talk_": np.flatnonzero(~is_visual_B)}
+
+
+def _perplexity(losses: ResponseLosses) -> float:
+    return perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B)
+
+
+def _losses(built: Built, *, found: Searched, floor: float, settings: EvaluationSettings) -> ResponseLosses:
     return response_losses(
         built,
         dialogues=found.dialogues,
@@ -112,5 +120,5 @@ def losses_over(built: Built, *, found: Retrieved, min_score: float, settings: E
         rows_BK=found.rows_BK,
         cosines_BK=found.cosines_BK,
         batch_size=settings.batch_size,
-        min_score=min_score,
+        min_score=floor,
     )

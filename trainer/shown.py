@@ -3,21 +3,18 @@
 # Axes: Q dialogues, K pictures of a dialogue, D embedding width.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sightline.data.dialogues import DialogueRecord, query_text
-from sightline.data.pools import PoolImage
-from sightline.metrics import ranks_of_first_relevant
 from trainer.architecture import Built
-from trainer.stages.generative import EncodedPictures, Floats, Rows, encode_texts, nearest_pictures
+from trainer.retrieval import encode_texts, nearest_pictures, ranks_of_relevant
+from trainer.store import EncodedPictures, Floats, Rows
 
 UNKNOWN = -1
 """In place of a row: the pool has no picture that the dialogue is known to show."""
-_BLOCK = 256
-"""Dialogues compared with the pool at a time: a quarter of a gigabyte of scores for 200,000 pictures."""
 _DRAW_SALT = 7
 
 
@@ -36,20 +33,15 @@ def query_vectors(built: Built, dialogues: Sequence[DialogueRecord]) -> Floats:
     return encode_texts(built, [query_text(record.context) for record in dialogues])
 
 
-def known_rows(dialogues: Sequence[DialogueRecord], *, images: Sequence[PoolImage]) -> Rows:
-    """[Q] the row of the picture that each dialogue names; UNKNOWN if it names none, or none of the pool."""
-    row_of = {image.image_id: row for row, image in enumerate(images)}
+def known_rows(dialogues: Sequence[DialogueRecord], *, row_of: Mapping[str, int]) -> Rows:
+    """[Q] the row, by id, of the picture that each dialogue names; UNKNOWN if it names none, or none of the pool."""
     return np.array([row_of.get(record.image_id or "", UNKNOWN) for record in dialogues], dtype=np.int64)
 
 
 def retrieved(queries_QD: Floats, *, pictures: EncodedPictures, k: int) -> Shown:
     """The k nearest pictures of each query, exactly."""
-    found = [
-        nearest_pictures(queries_QD[start : start + _BLOCK], pictures_ND=pictures.vectors_ND, k=k)
-        for start in range(0, len(queries_QD), _BLOCK)
-    ]
-    rows, cosines = zip(*found, strict=True)
-    return Shown(rows_QK=np.concatenate(rows), cosines_QK=np.concatenate(cosines))
+    rows_QK, cosines_QK = nearest_pictures(queries_QD, pictures_ND=pictures.vectors_ND, k=k)
+    return Shown(rows_QK=rows_QK, cosines_QK=cosines_QK)
 
 
 def drawn(queries_QD: Floats, *, pictures: EncodedPictures, k: int, known_Q: Rows, seed: int) -> Shown:
@@ -79,12 +71,7 @@ def known(queries_QD: Floats, *, pictures: EncodedPictures, known_Q: Rows) -> Sh
 
 def ranks_of_known(queries_QD: Floats, *, pictures: EncodedPictures, known_Q: Rows) -> Rows:
     """[Q] zero-based ranks at which the queries find the pictures that they are known to show."""
-    blocks = []
-    for start in range(0, len(queries_QD), _BLOCK):
-        score_QN = queries_QD[start : start + _BLOCK] @ pictures.vectors_ND.T
-        relevant_QN = known_Q[start : start + _BLOCK, None] == np.arange(score_QN.shape[1])[None, :]
-        blocks.append(ranks_of_first_relevant(score_QN, relevant_QT=relevant_QN))
-    return np.concatenate(blocks)
+    return ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=list(known_Q[:, None]))
 
 
 def _draw(rng: np.random.Generator, *, size: int, k: int, known: int) -> Rows:

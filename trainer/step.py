@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -105,7 +105,8 @@ class StageRun:
     journal: Journal | None
     """None in every worker but the first."""
     seed: int
-    training_digest: str
+    training: Mapping[str, Any]
+    """What decides the weights; checkpoints keep it."""
 
 
 def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
@@ -229,7 +230,7 @@ def _compiled(objective: nn.Module, *, backend: str) -> nn.Module:
 
 
 def _save(run: StageRun, *, optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:
-    position = Position(stage=run.stage.batches.name, step=step, training_digest=run.training_digest)
+    position = Position(stage=run.stage.batches.name, step=step, training=run.training)
 
     def write(folder: Path) -> None:
         write_checkpoint(folder, model=run.model, optimizer=optimizer, position=position)

@@ -9,7 +9,8 @@ import typer
 
 from sightline.data.captions import write_captions
 from sightline.data.coco import read_coco_captions
-from sightline.data.dialogues import read_image_chat, read_reddit, write_dialogues
+from sightline.data.dialogues import read_reddit, write_dialogues
+from sightline.data.image_chat import read_image_chat
 from sightline.data.lines import SkipReport
 
 app = typer.Typer(no_args_is_help=True, help="Write captions.jsonl or dialogues.jsonl from other formats.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.data.lines import SkipReport, picture_field, read_lines, relative_path, text_field, write_lines
+from sightline.data.pools import PoolImage, Span, unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,15 @@ class CaptionRecord:
 
     image_id: str
     path: Path
-    """The picture; exists when the record was read."""
+    """The picture, or the tar that holds it; exists when the record was read."""
     caption: str
+    span: Span | None = None
+    """Where in `path` the picture's bytes lie; None for the whole file."""
+
+    @property
+    def image(self) -> PoolImage:
+        """The picture alone."""
+        return PoolImage(image_id=self.image_id, path=self.path, span=self.span)
 
 
 def read_captions(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[CaptionRecord]:
@@ -31,7 +39,7 @@ def read_captions(path: Path, *, skip_bad: bool = False, report: SkipReport | No
 
 
 def write_captions(path: Path, records: Iterable[CaptionRecord]) -> int:
-    """The number of captions written to a JSONL file."""
+    """The number of captions written to a JSONL file. Raises UsageError for a picture inside a tar."""
     return write_lines(path, (_row(record, folder=path.parent) for record in records))
 
 
@@ -44,5 +52,5 @@ def _parse(row: Mapping[str, Any], *, folder: Path) -> CaptionRecord:
 
 
 def _row(record: CaptionRecord, *, folder: Path) -> dict[str, str]:
-    where = relative_path(record.path, folder=folder)
+    where = relative_path(unpacked(record.image), folder=folder)
     return {"image_id": record.image_id, "path": where, "caption": record.caption}

@@ -1,13 +1,14 @@
-"""`dialogues.jsonl`: {"id", "context": [..], "response", "image_id"?}, and how a dialogue becomes a query."""
+"""Dialogues: `dialogues.jsonl` of {"id", "context": [..], "response", "image_id"?}, Reddit's array, and queries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline.data.lines import SkipReport, read_array, read_lines, text_field, texts_field, write_lines
+from sightline.data.arrays import read_array
+from sightline.data.lines import SkipReport, read_lines, text_field, turns_field, write_lines
 
 MAX_QUERY_WORDS = 40
 """Newest words of a dialogue that make its query."""
@@ -19,7 +20,7 @@ class DialogueRecord:
 
     id: str
     context: tuple[str, ...]
-    """Turns, oldest first; at least one."""
+    """Turns, oldest first; none if the response opens the dialogue, which then asks for no picture."""
     response: str
     image_id: str | None = None
     """The picture that the dialogue is about; None for a text-only dialogue."""
@@ -51,30 +52,23 @@ def write_dialogues(path: Path, records: Iterable[DialogueRecord]) -> int:
 
 
 def read_reddit(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
-    """The dialogues of a Reddit conversation file: one JSON array of {"context": [..], "response"}.
+    """The dialogues of a Reddit conversation file: one JSON array of {"context": [..], "response"}, read item by item.
 
-    Ids are the file's name and the item's position from 1. Raises
-    DataLineInvalid naming file and item.
+    Ids are the file's name and the record's position from 1. Raises
+    DataLineInvalid naming file, item and field.
     """
-    records = read_array(path, parse=_parse_reddit, skip_bad=skip_bad, report=report)
-    return [_numbered(record, stem=path.stem, number=number) for number, record in enumerate(records, start=1)]
+    return numbered(read_array(path, parse=_parse_reddit, skip_bad=skip_bad, report=report), stem=path.stem)
 
 
-def read_image_chat(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
-    """The dialogues of an Image-Chat file: one JSON array of {"image_hash", "dialog": [[style, text], ..]}.
-
-    The context is every turn but the last, the response the last, `image_id`
-    the hash; styles are left out. Raises DataLineInvalid naming file and item,
-    also for a dialogue of fewer than two turns.
-    """
-    records = read_array(path, parse=_parse_image_chat, skip_bad=skip_bad, report=report)
-    return [_numbered(record, stem=path.stem, number=number) for number, record in enumerate(records, start=1)]
+def numbered(records: Sequence[DialogueRecord], *, stem: str) -> list[DialogueRecord]:
+    """The records with ids of the file's name and their position from 1."""
+    return [replace(record, id=f"{stem}-{number}") for number, record in enumerate(records, start=1)]
 
 
 def _parse(row: Mapping[str, Any]) -> DialogueRecord:
     return DialogueRecord(
         id=text_field(row, "id"),
-        context=texts_field(row, "context"),
+        context=turns_field(row, "context"),
         response=text_field(row, "response"),
         image_id=None if row.get("image_id") is None else text_field(row, "image_id"),
     )
@@ -86,24 +80,4 @@ def _row(record: DialogueRecord) -> dict[str, Any]:
 
 
 def _parse_reddit(row: Mapping[str, Any]) -> DialogueRecord:
-    return DialogueRecord(id="", context=texts_field(row, "context"), response=text_field(row, "response"))
-
-
-def _parse_image_chat(row: Mapping[str, Any]) -> DialogueRecord:
-    image_id = text_field(row, "image_hash")
-    turns = [_turn_text(turn) for turn in row.get("dialog") or []]
-    if len(turns) < 2:
-        raise ValueError(f"dialog: got {len(turns)} turns, expected at least 2")
-    return DialogueRecord(id="", context=tuple(turns[:-1]), response=turns[-1], image_id=image_id)
-
-
-def _turn_text(turn: Any) -> str:
-    if not isinstance(turn, list) or len(turn) != 2:
-        raise ValueError(f"dialog: got the turn {turn!r}, expected [style, text]")
-    return text_field({"dialog": turn[1]}, "dialog")
-
-
-def _numbered(record: DialogueRecord, *, stem: str, number: int) -> DialogueRecord:
-    return DialogueRecord(
-        id=f"{stem}-{number}", context=record.context, response=record.response, image_id=record.image_id
-    )
+    return DialogueRecord(id="", context=turns_field(row, "context"), response=text_field(row, "response"))

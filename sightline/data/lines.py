@@ -48,21 +48,6 @@ def read_lines(
     return collect(items, parse=lambda line: parse(_as_object(line)), skip_bad=skip_bad, report=report)
 
 
-def read_array(
-    path: Path,
-    *,
-    parse: Callable[[Mapping[str, Any]], RecordT],
-    skip_bad: bool = False,
-    report: SkipReport | None = None,
-) -> list[RecordT]:
-    """As `read_lines`, of a file that is one JSON array of objects; a bad item is named by file and position from 1."""
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise DataLineInvalid(f"{path}: expected one JSON array, got {type(items).__name__}")
-    named = ((f"{path}: item {number}", item) for number, item in enumerate(items, start=1))
-    return collect(named, parse=lambda item: parse(_checked_object(item)), skip_bad=skip_bad, report=report)
-
-
 def collect(
     items: Iterable[tuple[str, Any]],
     *,
@@ -130,6 +115,18 @@ def texts_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value or ())
 
 
+def turns_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The list of non-blank texts of a field, which may be empty: a dialogue that nobody opened. Raises ValueError."""
+    return () if row.get(name) == [] else texts_field(row, name)
+
+
+def checked_object(value: Any) -> Mapping[str, Any]:
+    """`value` if it is a JSON object. Raises ValueError showing what it is instead."""
+    if not isinstance(value, dict):
+        raise ValueError(f"got {_shown(value)}, expected a JSON object")
+    return value
+
+
 def picture_field(row: Mapping[str, Any], name: str, *, folder: Path) -> Path:
     """The path of an existing picture, relative to `folder` in the file. Raises ValueError naming the missing file."""
     path = folder / text_field(row, name)
@@ -148,17 +145,11 @@ def relative_path(path: Path, *, folder: Path) -> str:
 
 def _as_object(line: bytes) -> Mapping[str, Any]:
     try:
-        return _checked_object(json.loads(line.decode()))
+        return checked_object(json.loads(line.decode()))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
-
-
-def _checked_object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"got {_shown(value)}, expected a JSON object")
-    return value
 
 
 def _shown(value: Any) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sightline.data.lines import SkipReport, picture_field, read_lines, relative_path, text_field, write_lines
 from sightline.data.pictures import PICTURE_SUFFIXES
 from sightline.errors import UsageError
+
+
+class Span(NamedTuple):
+    """Part of a file, in bytes."""
+
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +25,23 @@ class PoolImage:
 
     image_id: str
     path: Path
+    span: Span | None = None
+    """Where in `path`, a tar, the picture's bytes lie; None for the whole file."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded picture. Raises OSError if it cannot be read."""
+        if self.span is None:
+            return self.path.read_bytes()
+        with self.path.open("rb") as file:
+            file.seek(self.span.start)
+            return file.read(self.span.length)
+
+
+def unpacked(image: PoolImage) -> Path:
+    """The picture's own file. Raises UsageError if it lies inside a tar."""
+    if image.span is not None:
+        raise UsageError(f"picture {image.image_id} lies inside {image.path}; unpack the tar to name it in a file")
+    return image.path
 
 
 def read_pool(folder_or_jsonl: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[PoolImage]:
@@ -55,4 +79,4 @@ def _read_folder(folder: Path) -> list[PoolImage]:
 
 
 def _row(image: PoolImage, *, folder: Path) -> dict[str, str]:
-    return {"image_id": image.image_id, "path": relative_path(image.path, folder=folder)}
+    return {"image_id": image.image_id, "path": relative_path(unpacked(image), folder=folder)}

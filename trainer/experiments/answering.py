@@ -25,7 +25,7 @@ from trainer.experiments.damage import damaged
 from trainer.experiments.plan import Cell, Model, Outcome
 from trainer.experiments.training import running_config, trained
 from trainer.pictures import Pixels, load_pictures
-from trainer.stages.generative import Floats, Rows, encode_pictures
+from trainer.store import Floats, Rows, encode_pictures
 
 MAIN = "grounded_accuracy"
 _NUM_EXAMPLES = 6
@@ -84,7 +84,7 @@ def measure_answers(cell: Cell, out: Path) -> Outcome:
     metrics = _scores(texts, questions=exam.questions)
     if rows_QK.shape[1]:
         metrics["right_picture_share"] = float(np.take_along_axis(relevant_QN, rows_QK, axis=1).mean())
-    ranks_Q = ranks_of_first_relevant(queries_QD @ examiner.pool.vectors_ND.T, relevant_QT=relevant_QN)
+    ranks_Q = ranks_of_first_relevant(queries_QD @ examiner.pool.vectors_ND[:].T, relevant_QT=relevant_QN)
     metrics["retrieval_recall_at_1"] = recall_at_each((1,), rank_Q=ranks_Q)["recall_at_1"]
     return Outcome(
         metrics=metrics,

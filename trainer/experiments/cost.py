@@ -22,7 +22,8 @@ from sightline.models.fusion import FusedMemory
 from sightline.models.generator import bart_config
 from trainer.experiments.answering import Exam, Sight, open_exam
 from trainer.experiments.plan import Cell, Outcome
-from trainer.stages.generative import Floats, nearest_pictures
+from trainer.retrieval import nearest_pictures
+from trainer.store import Floats
 
 TEXT_ONLY, WHOLE = "text-only", "whole"
 PARTS = (TEXT_ONLY, "text-tower", "search", "picture-tower", "fusion", "decoder", WHOLE)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from trainer.architecture import Built, build
 from trainer.checkpoint import Position, adopt_weights, read_weights
-from trainer.config import FitConfig, training_digest
-from trainer.data import load_corpus
+from trainer.config import FitConfig
+from trainer.data import load_corpus, training_record
 from trainer.experiments.plan import Model
 from trainer.journal import JOURNAL, STAGES
 from trainer.loop import run_folder, train
@@ -28,7 +28,8 @@ def train_model(model: Model, out: Path) -> None:
     config = running_config(model, out)
     reporter = LocalReporter(run_folder(config), keep=1)
     if model.parent and reporter.restore() is None:
-        position = Position(stage=STAGES[-1], step=0, training_digest=training_digest(config))
+        training = training_record(config, corpus=load_corpus(config.data))
+        position = Position(stage=STAGES[-1], step=0, training=training)
         parent = weights_folder(model.parent, out)
         reporter.save(lambda folder: adopt_weights(parent, into=folder, position=position), stage="", step=0, loss=0.0)
     train(config, reporter=reporter)

@@ -16,11 +16,12 @@ from sightline.data.dialogues import DialogueRecord
 from sightline.models.model import ContrastiveStage
 from trainer.architecture import Built
 from trainer.config import ContrastiveSettings
-from trainer.data import EpochOrder, unique_pictures
-from trainer.pictures import Pixels
+from trainer.data import unique_pictures
+from trainer.pictures import Pixels, picture_digests
+from trainer.stages.sources import PictureSource
 from trainer.step import Objective
 
-_ORDER_SALT, _DRAW_SALT = 1, 2
+_DRAW_SALT = 2
 _TELLING_SHARE = 0.05
 _WORD = re.compile(r"\w+")
 
@@ -54,32 +55,30 @@ class ContrastiveBatches:
         *,
         captions: Sequence[CaptionRecord],
         dialogues: Sequence[DialogueRecord],
-        pixels_NCHW: Pixels,
+        source: PictureSource,
         settings: ContrastiveSettings,
         seed: int,
         rank: int,
-        world_size: int,
     ) -> None:
-        self._built, self._settings, self._pixels = built, settings, pixels_NCHW
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._built, self._settings, self._source = built, settings, source
+        self._seed, self._rank = seed, rank
         self._captions = _captions_by_picture(captions)
         self._turns = small_talk(dialogues, captions=captions)
-        self._order = EpochOrder(len(self._captions), seed, _ORDER_SALT)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """This worker's pairs of `step`, augmented."""
-        rows = self._order.batch(step, size=self._settings.batch_size)[self._rank :: self._world_size]
+        rows, pixels = self._source.draw(step, size=self._settings.batch_size)
         rng = np.random.default_rng([self._seed, _DRAW_SALT, step, self._rank])
         texts = [self._text(int(row), rng=rng) for row in rows]
         caption_ids, caption_mask = self._built.dialogue_tokenizer.context_ids(
             texts, max_length=self._built.tower_tokenizer.context_length
         )
         return {
-            "pixels_BCHW": torch.from_numpy(augment(self._pixels[rows], settings=self._settings, rng=rng)),
+            "pixels_BCHW": torch.from_numpy(augment(pixels, settings=self._settings, rng=rng)),
             "tower_ids_BL": torch.from_numpy(self._built.tower_tokenizer.tokenize(texts).ids),
             "caption_ids_BL": torch.from_numpy(caption_ids),
             "caption_mask_BL": torch.from_numpy(caption_mask),
-            "pair_ids_B": torch.from_numpy(rows),
+            "pair_ids_B": torch.from_numpy(picture_digests(pixels)),
         }
 
     def _text(self, row: int, *, rng: np.random.Generator) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,73 +21,20 @@ from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
 from trainer.config import GenerativeSettings
 from trainer.data import EpochOrder
-from trainer.pictures import Pixels
+from trainer.retrieval import encode_texts, retrieve
 from trainer.step import Objective
+from trainer.store import EncodedPictures, Floats, Rows, StoredArray
 
 _ORDER_SALT, _DRAW_SALT, _ANNOTATED_SALT = 3, 4, 6
-_ENCODE_BATCH = 64
 _RARE_SHARE = 0.05
 """A token in fewer texts than this is rare: a name perhaps, no word that sentences are built of."""
 _NUM_BYTE_TOKENS = 258
 """Padding, start and the 256 bytes: they come first in the corpus-trained vocabulary."""
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Halves = np.ndarray[Any, np.dtype[np.float16]]
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedPictures:
-    """Pictures as the frozen tower sees them, computed once."""
-
-    vectors_ND: Floats
-    """Unit vectors."""
-    tokens_NPW: Halves
-    """Fusion tokens, in the precision that the index stores."""
-
-
-@torch.no_grad()
-def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
-    """Vectors and fusion tokens of every picture."""
-    model.tower.eval()
-    vectors, tokens = [], []
-    for start in range(0, len(pixels_NCHW), _ENCODE_BATCH):
-        chunk = torch.from_numpy(np.array(pixels_NCHW[start : start + _ENCODE_BATCH]))
-        vectors_BD, tokens_BPW = model.fusion_tokens(chunk.to(device_of(model)))
-        vectors.append(vectors_BD.float().cpu().numpy())
-        tokens.append(tokens_BPW.half().cpu().numpy())
-    return EncodedPictures(vectors_ND=np.concatenate(vectors), tokens_NPW=np.concatenate(tokens))
-
-
-@torch.no_grad()
-def encode_texts(built: Built, texts: Sequence[str]) -> Floats:
-    """Unit vectors [B, D] of texts."""
-    tower = built.model.tower.eval()
-    vectors = []
-    for start in range(0, len(texts), _ENCODE_BATCH):
-        ids_BL = torch.from_numpy(built.tower_tokenizer.tokenize(texts[start : start + _ENCODE_BATCH]).ids)
-        found_BD = tower.encode_text(tower.longest_text(ids_BL).to(device_of(built.model)))
-        vectors.append(found_BD.float().cpu().numpy())
-    return np.concatenate(vectors)
-
-
-def device_of(model: ZrigfModel) -> torch.device:
-    """Where the model lies."""
-    return next(model.parameters()).device
-
-
-def nearest_pictures(queries_BD: Floats, *, pictures_ND: Floats, k: int) -> tuple[Rows, Floats]:
-    """(rows [B, K], cosines [B, K]) of the k nearest pictures of each query, exact, best first."""
-    k = min(k, len(pictures_ND))
-    cosines_BN = queries_BD @ pictures_ND.T
-    top_BK = np.argpartition(-cosines_BN, k - 1, axis=1)[:, :k]
-    order_BK = np.argsort(-np.take_along_axis(cosines_BN, top_BK, axis=1), axis=1, kind="stable")
-    rows_BK = np.take_along_axis(top_BK, order_BK, axis=1)
-    return rows_BK, np.take_along_axis(cosines_BN, rows_BK, axis=1).astype(np.float32)
-
-
-def named_pictures(queries_BD: Floats, *, pictures_ND: Floats, rows_B: Rows) -> tuple[Rows, Floats]:
+def named_pictures(queries_BD: Floats, *, pictures_ND: StoredArray | Floats, rows_B: Rows) -> tuple[Rows, Floats]:
     """(rows [B, 1], cosines [B, 1]) of the one picture that each query is known to be about."""
     cosines_B = np.einsum("bd,bd->b", queries_BD, pictures_ND[rows_B])
     return rows_B[:, None], cosines_B[:, None].astype(np.float32)
@@ -102,11 +50,11 @@ class AnnotatedDialogues:
 
 
 def annotated_part(
-    dialogues: Sequence[DialogueRecord], *, share: float, image_ids: Sequence[str]
+    dialogues: Sequence[DialogueRecord], *, share: float, row_of: Mapping[str, int]
 ) -> AnnotatedDialogues | None:
     """A share of the dialogues, at least one, drawn in the same order for every share; None for 0.
 
-    `image_ids` are those of the pictures by row. Raises SettingInvalid for a
+    `row_of` gives the row of a picture by its id. Raises SettingInvalid for a
     share outside 0 to 1, UsageError if there is nothing to take a share of.
     """
     if not 0.0 <= share <= 1.0:
@@ -117,7 +65,6 @@ def annotated_part(
         raise UsageError(f"stage2.annotated_share: got {share}, but data.dialogues_annotated names no dialogue")
     order = np.random.default_rng(_ANNOTATED_SALT).permutation(len(dialogues))
     chosen = [dialogues[int(row)] for row in order[: max(1, round(share * len(dialogues)))]]
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     rows_B = np.array([row_of[record.image_id or ""] for record in chosen], dtype=np.int64)
     return AnnotatedDialogues(dialogues=chosen, rows_B=rows_B)
 
@@ -159,6 +106,7 @@ class GenerativeBatches:
         seed: int,
         rank: int,
         world_size: int,
+        cache: Path | None = None,
     ) -> None:
         """`annotated` dialogues are trained on in place of `dialogues`, which then only say what a name is."""
         self._built, self._settings, self._pictures = built, settings, pictures
@@ -167,13 +115,15 @@ class GenerativeBatches:
         self._order = EpochOrder(len(trained), seed, _ORDER_SALT)
         self._contexts = [query_text(record.context) for record in trained]
         self._responses = [record.response for record in trained]
-        # By context alone, as in service: a query that knew the response would choose pictures no bot could find.
-        queries_BD = encode_texts(built, self._contexts)
         self._rows_BC, self._cosines_BC = (
-            nearest_pictures(queries_BD, pictures_ND=pictures.vectors_ND, k=settings.num_candidates)
+            self._retrieved(dialogues, cache=cache)
             if annotated is None
-            else named_pictures(queries_BD, pictures_ND=pictures.vectors_ND, rows_B=annotated.rows_B)
+            else named_pictures(
+                encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, rows_B=annotated.rows_B
+            )
         )
+        # Nothing was said that a picture could be about.
+        self._is_open_B = np.array([not context for context in self._contexts])
         self._is_name_V = name_tokens(built.dialogue_tokenizer, dialogues=dialogues, captions=captions)
         self._name_ids = np.flatnonzero(self._is_name_V)
 
@@ -198,6 +148,11 @@ class GenerativeBatches:
             "labels_BT": torch.from_numpy(labels),
         }
 
+    def _retrieved(self, dialogues: Sequence[DialogueRecord], *, cache: Path | None) -> tuple[Rows, Floats]:
+        k, query = self._settings.num_candidates, self._settings.query
+        found = retrieve(self._built, dialogues, pictures=self._pictures, k=k, query=query, cache=cache)
+        return found.rows_QK, found.cosines_QK
+
     @property
     def _max_context(self) -> int:
         decoder = self._built.model.config.decoder
@@ -210,7 +165,7 @@ class GenerativeBatches:
         num_images = min(self._settings.num_images, num_candidates)
         picks_BK = np.sort(rng.random((len(chosen), num_candidates)).argsort(axis=1)[:, :num_images], axis=1)
         shown_B = rng.integers(1, num_images + 1, size=len(chosen))
-        shown_B[rng.random(len(chosen)) < self._settings.image_dropout] = 0
+        shown_B[(rng.random(len(chosen)) < self._settings.image_dropout) | self._is_open_B[chosen]] = 0
         return (
             np.take_along_axis(self._rows_BC[chosen], picks_BK, axis=1),
             np.take_along_axis(self._cosines_BC[chosen], picks_BK, axis=1),
@@ -251,5 +206,6 @@ def count_texts(tokenizer: DialogueTokenizer, texts: Sequence[str]) -> Rows:
     """[V] In how many of the texts each token occurs."""
     num_texts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for text in texts:
-        num_texts_V[np.unique(tokenizer.encode(text))] += 1
+        # An empty context has no tokens, and NumPy would take an empty list for floats.
+        num_texts_V[np.unique(np.array(tokenizer.encode(text), dtype=np.int64))] += 1
     return num_texts_V

@@ -15,7 +15,6 @@ from sightline.data.dialogues import (
     DialogueRecord,
     query_text,
     read_dialogues,
-    read_image_chat,
     read_reddit,
     write_dialogues,
 )
@@ -145,7 +144,7 @@ def test_missing_file_is_a_usage_error(tmp_path: Path) -> None:
         read_captions(tmp_path / "none.jsonl")
 
 
-@pytest.mark.parametrize("context", [[], ["a", ""], "a", None, ["a", 3]])
+@pytest.mark.parametrize("context", [["a", ""], [""], "a", None, ["a", 3]])
 def test_bad_context_is_refused(tmp_path: Path, context: Any) -> None:
     path = written(tmp_path / "d.jsonl", {"id": "1", "context": context, "response": "b"})
     with pytest.raises(DataLineInvalid, match=r"d\.jsonl:1: context"):
@@ -175,34 +174,6 @@ def test_reddit_array_is_read_and_a_bad_item_named(tmp_path: Path) -> None:
         ("reddit-1", ("a", "b"), "c"),
         ("reddit-2", ("a", "b"), "c"),
     ]
-
-
-def test_image_chat_keeps_the_picture_and_leaves_out_the_styles(tmp_path: Path) -> None:
-    path = tmp_path / "chat.json"
-    turns = [["Sweet", "What a lovely dog!"], ["Dull", "It is a dog."], ["Wild", "Wow"]]
-    path.write_text(json.dumps([{"image_hash": "0ab", "dialog": turns, "candidates": []}]))
-    (record,) = read_image_chat(path)
-    assert record == DialogueRecord(
-        id="chat-1", context=("What a lovely dog!", "It is a dog."), response="Wow", image_id="0ab"
-    )
-
-
-@pytest.mark.parametrize("dialog", [[], [["Sweet", "alone"]], [["a"], ["b"]], None])
-def test_bad_image_chat_dialogue_is_named(tmp_path: Path, dialog: object) -> None:
-    path = tmp_path / "chat.json"
-    path.write_text(json.dumps([{"image_hash": "0ab", "dialog": dialog}]))
-    with pytest.raises(DataLineInvalid, match=r"chat\.json: item 1: dialog"):
-        read_image_chat(path)
-
-
-def test_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "reddit.json"
-    path.write_text('{"a": 1}')
-    with pytest.raises(DataLineInvalid, match="expected one JSON array, got dict"):
-        read_reddit(path)
-    path.write_text('[\n{"a": 1},\n oops]')
-    with pytest.raises(DataLineInvalid, match=r"reddit\.json:3: not JSON"):
-        read_reddit(path)
 
 
 def coco_file(tmp_path: Path) -> Path:

@@ -25,7 +25,7 @@ from trainer.data import load_corpus
 from trainer.dialogue_scores import LOOKS, NONE, RANDOM, RETRIEVED, DialogueExam, evaluate_dialogues
 from trainer.pictures import load_pictures
 from trainer.publish import publish
-from trainer.stages.generative import EncodedPictures, encode_pictures
+from trainer.store import EncodedPictures, encode_pictures
 
 DIALOGUES = [
     DialogueRecord(
@@ -151,7 +151,7 @@ def test_what_replies_look_at_stands_in_the_predictions(exam: DialogueExam, look
 
 def test_random_pictures_are_seeded_different_and_never_the_true_one(exam: DialogueExam) -> None:
     queries = shown.query_vectors(exam.built, DIALOGUES)
-    known = shown.known_rows(DIALOGUES, images=exam.images)
+    known = shown.known_rows(DIALOGUES, row_of=exam.pictures.rows_by_id(exam.images))
     first, again, other = (
         shown.drawn(queries, pictures=exam.pictures, k=11, known_Q=known, seed=seed).rows_QK for seed in (0, 0, 1)
     )
@@ -163,7 +163,9 @@ def test_random_pictures_are_seeded_different_and_never_the_true_one(exam: Dialo
 @pytest.mark.parametrize(("num_pictures", "k"), [(1, 0), (2, 1), (12, 3)])
 def test_a_small_pool_gives_as_many_random_pictures_as_it_can(exam: DialogueExam, num_pictures: int, k: int) -> None:
     few = EncodedPictures(
-        vectors_ND=exam.pictures.vectors_ND[:num_pictures], tokens_NPW=exam.pictures.tokens_NPW[:num_pictures]
+        vectors_ND=exam.pictures.vectors_ND[:num_pictures],
+        tokens_NPW=exam.pictures.tokens_NPW[:num_pictures],
+        row_of_image=np.arange(num_pictures),
     )
     queries = shown.query_vectors(exam.built, DIALOGUES)
     known = np.array([0, *[shown.UNKNOWN] * 6])

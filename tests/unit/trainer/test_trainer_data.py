@@ -54,6 +54,14 @@ def test_a_picture_with_two_captions_is_one_picture(tiny_fit: FitConfig) -> None
     assert 2 * len(images) == len(corpus.captions_train)
 
 
+def test_the_digest_follows_the_questions_that_nothing_answers(tiny_fit: FitConfig, corpus_folder: Path) -> None:
+    path = corpus_folder / "strangers.jsonl"
+    path.write_text('{"id": "1", "context": ["who is zed"], "response": "i do not know"}\n', encoding="utf-8")
+    corpus = load_corpus(replace(tiny_fit.data, strangers=Path("strangers.jsonl")))
+    assert [record.context for record in corpus.strangers] == [("who is zed",)]
+    assert "strangers.jsonl" in corpus.file_digests
+
+
 def test_the_digest_follows_the_files(tiny_fit: FitConfig, corpus_folder: Path) -> None:
     before = load_corpus(tiny_fit.data).digest
     path = corpus_folder / "dialogues.jsonl"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sightline.errors import DataCorrupt, SettingInvalid
+from sightline.errors import DataCorrupt, DataLineInvalid, SettingInvalid
+from sightline.models.transforms import Preprocess
 from trainer.config import FitConfig
+from trainer.data import load_corpus
 from trainer.journal import losses, read_journal
 from trainer.loop import run_folder, train
 from trainer.reporting import LocalReporter
+from trainer.stages.sources import StreamedPictures
 
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 pytestmark = pytest.mark.slow
 
 
@@ -81,8 +88,17 @@ def test_a_finished_run_is_left_as_it_is(tiny_fit: FitConfig) -> None:
 
 def test_a_run_of_other_settings_is_not_resumed(tiny_fit: FitConfig) -> None:
     config = _run(tiny_fit, name="mine")
-    with pytest.raises(SettingInvalid, match="was made with other settings"):
-        _run(replace(config, seed=3), name="mine")
+    other = replace(config, seed=3, stage1=replace(config.stage1, steps=6))
+    with pytest.raises(SettingInvalid, match=r"other settings: seed: was 0, is 3; stage1.steps: was 5, is 6; keep"):
+        _run(other, name="mine")
+
+
+def test_a_run_of_other_data_is_not_resumed(tiny_fit: FitConfig) -> None:
+    config = _run(tiny_fit, name="mine")
+    path = config.data.root / "dialogues.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("hello", "hi"), encoding="utf-8")
+    with pytest.raises(SettingInvalid, match=r"file dialogues.jsonl: the file's content changed"):
+        _run(config, name="mine")
 
 
 def test_a_checkpoint_without_its_state_is_refused(tiny_fit: FitConfig) -> None:
@@ -138,3 +154,49 @@ def test_checkpoints_hold_no_pickle(tiny_fit: FitConfig) -> None:
 def test_only_the_newest_checkpoints_are_kept(tiny_fit: FitConfig) -> None:
     config = _run(tiny_fit, name="kept")
     assert len(list((run_folder(config) / "checkpoints").iterdir())) == 2
+
+
+@pytest.fixture
+def streamed_fit(tiny_fit: FitConfig) -> FitConfig:
+    """The same run from three tars in place of captions.jsonl."""
+    root = tiny_fit.data.root
+    for shard in range(3):
+        with tarfile.open(root / f"part-{shard}.tar", "w") as tar:
+            for number in range(4 * shard, 4 * shard + 4):
+                text = f"a {COLOURS[number % 6]} box".encode()
+                tar.add(root / f"{number}.png", arcname=f"{number}.png")
+                info = tarfile.TarInfo(f"{number}.txt")
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text))
+    return replace(tiny_fit, data=replace(tiny_fit.data, captions_train=Path("part-{0..2}.tar")))
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2, 5])
+def test_a_run_over_streamed_tars_goes_on_inside_an_epoch(streamed_fit: FitConfig, checkpoints: int) -> None:
+    unbroken = _run(streamed_fit, name="unbroken")
+    broken = replace(streamed_fit, run=replace(streamed_fit.run, name="broken"))
+    with pytest.raises(InterruptedError):
+        train(broken, reporter=KilledAfter(run_folder(broken), checkpoints=checkpoints))
+    train(broken, reporter=LocalReporter(run_folder(broken), keep=2))
+    assert losses(run_folder(broken)) == losses(run_folder(unbroken))
+    assert _same(_weights(broken), _weights(unbroken))
+    assert not list((streamed_fit.run.root / "cache").glob("pictures-*"))  # nothing decoded was kept
+
+
+def _spoil(path: Path, *, member: str) -> None:
+    with tarfile.open(path) as tar:
+        place = tar.getmember(member).offset_data
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"broken!!")
+
+
+def test_a_broken_picture_of_a_tar_is_named_or_replaced(streamed_fit: FitConfig) -> None:
+    captions = load_corpus(streamed_fit.data).captions_train
+    _spoil(captions[0].path, member=captions[0].image_id.partition("/")[2] + ".png")
+    source = partial(StreamedPictures, captions, preprocess=Preprocess(image_size=16), seed=0, rank=0, world_size=1)
+    with pytest.raises(DataLineInvalid, match=rf"part-\d\.tar \(image_id {captions[0].image_id}\)"):
+        source(skip_bad=False).draw(0, size=len(captions))
+    drawn = source(skip_bad=True).draw(0, size=len(captions))
+    assert set(drawn.rows_B.tolist()) == set(range(1, len(captions)))
+    assert len(drawn.pixels_BCHW) == len(captions)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import SettingInvalid
-from trainer.config import FitConfig, flatten, from_json, to_json, training_digest
+from trainer.config import FitConfig, flatten, from_json, to_json, training_settings
 from trainer.overrides import apply_overrides
 from trainer.recipes import RECIPES, recipe
 
@@ -80,8 +80,14 @@ def test_a_foreign_setting_in_json_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "changes"),
-    [("--seed=1", True), ("--stage2.steps=9", True), ("--run.name=x", False), ("--channel=x", False)],
+    [
+        ("--seed=1", True),
+        ("--stage2.steps=9", True),
+        ("--speed.precision=bfloat16", True),
+        ("--run.name=x", False),
+        ("--channel=x", False),
+    ],
 )
-def test_the_training_digest_changes_with_what_decides_the_weights(argument: str, changes: bool) -> None:
+def test_what_decides_the_weights_is_recorded_and_nothing_else(argument: str, changes: bool) -> None:
     base = recipe("toytown-tiny")
-    assert (training_digest(apply_overrides(base, arguments=[argument])) != training_digest(base)) is changes
+    assert (training_settings(apply_overrides(base, arguments=[argument])) != training_settings(base)) is changes

@@ -10,9 +10,12 @@ import pytest
 
 from sightline.metrics import invention_rate, states_any
 from sightline.models.release import load_generator, load_model
+from trainer.answers import is_shown
+from trainer.architecture import build
 from trainer.config import FitConfig
-from trainer.evaluate import score_floor
-from trainer.relevance import ALWAYS, highest_floor
+from trainer.data import load_corpus
+from trainer.evaluate import evaluate, score_floor
+from trainer.relevance import ALWAYS, NEVER, highest_floor
 
 
 def forgone_by_hand(floor: float, best: np.ndarray, gain: np.ndarray) -> float:
@@ -68,6 +71,26 @@ def test_a_fit_measures_its_floor_and_its_release_carries_it(tiny_fit: FitConfig
     assert outcome.manifest.architecture["min_score"] == floor
     assert {"ungated_perplexity", "gated_perplexity", "unseen_perplexity", "picture_rate"} <= outcome.scores.keys()
     assert outcome.scores["perplexity"] > 1
+
+
+def test_pictures_are_shown_where_the_best_is_over_the_floor_and_somebody_said_something() -> None:
+    cosines = np.array([[0.2, 0.5]] * 2, dtype=np.float32)
+    contexts = [("hi",), ()]
+    assert is_shown(contexts, cosines_BK=cosines, min_score=0.3).tolist() == [[True, True], [False, False]]
+    assert not is_shown(contexts, cosines_BK=cosines, min_score=0.6).any()
+    assert is_shown(contexts, cosines_BK=cosines, min_score=ALWAYS).tolist() == [[True, True], [False, False]]
+    assert not is_shown(contexts, cosines_BK=cosines, min_score=NEVER).any()
+    assert is_shown(contexts, cosines_BK=cosines[:, :0], min_score=ALWAYS).shape == (2, 0)
+
+
+def test_with_every_picture_the_relevance_is_the_perplexity_of_the_same_dialogues(
+    tiny_fit: FitConfig, tmp_path: Path
+) -> None:
+    corpus = load_corpus(tiny_fit.data)
+    built = build(tiny_fit, texts=corpus.texts())
+    one = replace(corpus, dialogues_val=corpus.dialogues_val[:1])
+    scores = evaluate(built, corpus=one, settings=tiny_fit.evaluation, cache=tmp_path, seed=0)
+    assert scores["ungated_perplexity"] == pytest.approx(scores["perplexity"])
 
 
 def test_a_tolerance_below_zero_keeps_every_picture(tiny_fit: FitConfig) -> None:

@@ -122,7 +122,7 @@ def gradients_after_a_step(
         reporter=reporter,
         journal=None,
         seed=0,
-        training_digest="",
+        training={},
     )
     run_stage(run, start=0, resume_from=None)
     found = {name: p.grad for name, p in built.model.named_parameters() if p.grad is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,12 @@ from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
 from trainer.data import Corpus, load_corpus, unique_pictures
 from trainer.evaluate import spread
-from trainer.pictures import Pixels, load_pictures
+from trainer.pictures import Pixels, load_pictures, read_pixels
 from trainer.stages.contrastive import ContrastiveBatches, augment, small_talk
-from trainer.stages.generative import (
-    EncodedPictures,
-    GenerativeBatches,
-    annotated_part,
-    encode_pictures,
-    name_tokens,
-    nearest_pictures,
-)
+from trainer.stages.generative import GenerativeBatches, annotated_part, name_tokens
+from trainer.stages.sources import ShuffledPictures
 from trainer.step import build_optimizer, learning_rate_at, step_seed
+from trainer.store import EncodedPictures, PictureStore, encode_pictures
 
 
 @pytest.fixture
@@ -50,6 +46,14 @@ def pixels(built: Built, corpus: Corpus, tiny_fit: FitConfig) -> Pixels:
     return load_pictures(images, preprocess=built.model.tower.preprocess, cache=tiny_fit.run.root / "cache")
 
 
+@pytest.fixture
+def pictures(built: Built, corpus: Corpus, tiny_fit: FitConfig) -> EncodedPictures:
+    """The training pictures as the tower sees them."""
+    pixels_of = partial(read_pixels, preprocess=built.model.tower.preprocess)
+    store = PictureStore(tiny_fit.run.root / "cache", model=built.model)
+    return store.encoded(unique_pictures(corpus.captions_train), pixels_of=pixels_of)
+
+
 def _contrastive(
     built: Built, corpus: Corpus, pixels: Pixels, *, rank: int = 0, world_size: int = 1
 ) -> ContrastiveBatches:
@@ -57,20 +61,19 @@ def _contrastive(
         built,
         captions=corpus.captions_train,
         dialogues=corpus.dialogues_train,
-        pixels_NCHW=pixels,
+        source=ShuffledPictures(pixels, seed=0, rank=rank, world_size=world_size),
         settings=ContrastiveSettings(batch_size=6),
         seed=0,
         rank=rank,
-        world_size=world_size,
     )
 
 
-def _generative(built: Built, corpus: Corpus, pixels: Pixels, **settings: Any) -> GenerativeBatches:
+def _generative(built: Built, corpus: Corpus, pictures: EncodedPictures, **settings: Any) -> GenerativeBatches:
     return GenerativeBatches(
         built,
         dialogues=corpus.dialogues_train,
         captions=corpus.captions_train,
-        pictures=encode_pictures(built.model, pixels),
+        pictures=pictures,
         settings=GenerativeSettings(batch_size=64, **settings),
         seed=0,
         rank=0,
@@ -114,18 +117,8 @@ def test_small_talk_names_nothing_that_tells_pictures_apart() -> None:
     assert small_talk(dialogues, captions=captions) == ["nice weather", "a picture, please"]
 
 
-@pytest.mark.parametrize("k", [1, 3, 50])
-def test_nearest_pictures_equal_a_full_sort(k: int) -> None:
-    rng = np.random.default_rng(0)
-    queries, pictures = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(20, 4)).astype(np.float32)
-    rows, cosines = nearest_pictures(queries, pictures_ND=pictures, k=k)
-    expected = np.argsort(-(queries @ pictures.T), axis=1)[:, :k]
-    assert np.array_equal(rows, expected)
-    assert np.allclose(cosines, np.take_along_axis(queries @ pictures.T, expected, axis=1))
-
-
-def test_without_swaps_the_words_are_the_dialogues_own(built: Built, corpus: Corpus, pixels: Pixels) -> None:
-    batch = _generative(built, corpus, pixels, swap_share=0.0).batch(0)
+def test_without_swaps_the_words_are_the_dialogues_own(built: Built, corpus: Corpus, pictures: EncodedPictures) -> None:
+    batch = _generative(built, corpus, pictures, swap_share=0.0).batch(0)
     texts = {built.dialogue_tokenizer.decode([i for i in row if i >= 0]) for row in batch["labels_BT"].tolist()}
     assert texts <= {record.response for record in corpus.dialogues_train}
 
@@ -152,27 +145,23 @@ def test_names_are_the_rare_words_that_captions_share() -> None:
     assert {tokenizer.decode([token]).strip() for token in names.tolist()} == set(words[:-1])
 
 
-def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pixels: Pixels) -> None:
-    batch = _generative(built, corpus, pixels, image_dropout=1.0).batch(0)
+def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pictures: EncodedPictures) -> None:
+    batch = _generative(built, corpus, pictures, image_dropout=1.0).batch(0)
     assert not batch["image_mask_BK"].any()
 
 
-def test_shown_pictures_vary_from_none_to_all(built: Built, corpus: Corpus, pixels: Pixels) -> None:
-    batch = _generative(built, corpus, pixels, image_dropout=0.2, num_images=3).batch(0)
+def test_shown_pictures_vary_from_none_to_all(built: Built, corpus: Corpus, pictures: EncodedPictures) -> None:
+    batch = _generative(built, corpus, pictures, image_dropout=0.2, num_images=3).batch(0)
     assert set(batch["image_mask_BK"].sum(dim=1).tolist()) == {0, 1, 2, 3}
 
 
-def test_shown_pictures_are_candidates_with_their_own_similarity(built: Built, corpus: Corpus, pixels: Pixels) -> None:
-    batches = _generative(built, corpus, pixels, num_candidates=4)
+def test_shown_pictures_are_candidates_with_their_own_similarity(
+    built: Built, corpus: Corpus, pictures: EncodedPictures
+) -> None:
+    batches = _generative(built, corpus, pictures, num_candidates=4)
     batch = batches.batch(0)
     assert batch["similarity_BK"].shape == (64, 3)
     assert (batch["similarity_BK"].diff(dim=1) <= 0).all()
-
-
-def test_stage_two_reads_the_tokens_that_an_index_would_store(built: Built, pixels: Pixels) -> None:
-    pictures: EncodedPictures = encode_pictures(built.model, pixels)
-    assert pictures.tokens_NPW.dtype == np.float16
-    assert np.allclose(np.linalg.norm(pictures.vectors_ND, axis=1), 1.0, atol=1e-5)
 
 
 def test_the_rate_rises_to_its_peak_and_ends_at_zero() -> None:
@@ -221,8 +210,9 @@ def _annotated(count: int) -> list[DialogueRecord]:
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.25, 10), (0.26, 10), (1.0, 40)])
 def test_a_share_of_annotated_dialogues_is_part_of_every_larger_one(share: float, expected: int) -> None:
     image_ids = [str(number) for number in reversed(range(40))]
-    part = annotated_part(_annotated(40), share=share, image_ids=image_ids)
-    whole = annotated_part(_annotated(40), share=1.0, image_ids=image_ids)
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    part = annotated_part(_annotated(40), share=share, row_of=row_of)
+    whole = annotated_part(_annotated(40), share=1.0, row_of=row_of)
     assert part is not None
     assert whole is not None
     assert part.dialogues == whole.dialogues[:expected]
@@ -230,14 +220,14 @@ def test_a_share_of_annotated_dialogues_is_part_of_every_larger_one(share: float
 
 
 def test_no_share_trains_on_text_only_dialogues() -> None:
-    assert annotated_part(_annotated(4), share=0.0, image_ids=[]) is None
+    assert annotated_part(_annotated(4), share=0.0, row_of={}) is None
 
 
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match=r"got 0.5, but data.dialogues_annotated names no dialogue"):
-        annotated_part([], share=0.5, image_ids=[])
+        annotated_part([], share=0.5, row_of={})
     with pytest.raises(SettingInvalid, match=r"got 1.5, limits 0 to 1"):
-        annotated_part(_annotated(4), share=1.5, image_ids=[])
+        annotated_part(_annotated(4), share=1.5, row_of={})
 
 
 def test_an_annotated_dialogue_is_shown_its_own_picture_only(built: Built, corpus: Corpus, pixels: Pixels) -> None:
@@ -247,11 +237,12 @@ def test_an_annotated_dialogue_is_shown_its_own_picture_only(built: Built, corpu
         for image_id in image_ids
     ]
     pictures = encode_pictures(built.model, pixels)
+    row_of = pictures.rows_by_id(unique_pictures(corpus.captions_train))
     batches = GenerativeBatches(
         built,
         dialogues=corpus.dialogues_train,
         captions=corpus.captions_train,
-        annotated=annotated_part(annotated, share=1.0, image_ids=image_ids),
+        annotated=annotated_part(annotated, share=1.0, row_of=row_of),
         pictures=pictures,
         settings=GenerativeSettings(batch_size=len(image_ids), image_dropout=0.0),
         seed=0,
