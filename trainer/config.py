@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sightline.errors import SettingInvalid
+from sightline.models.config import VARIANTS
 from sightline.settings import nearest
 
 SettingsT = TypeVar("SettingsT")
@@ -55,8 +56,12 @@ class DataSettings:
 class ModelSettings:
     """Sizes of a model built from configuration, or names of pretrained parts."""
 
+    variant: str = "clip"
+    """`clip`: a frozen open_clip model finds and shows pictures. `faithful`: the authors' ViT and BART do, with vectors
+    as wide as the decoder; stage 2 trains all of it, and is published apart from what retrieves."""
     tower: str = ""
-    """An open_clip tag or local weights (`ViT-B-32:laion2b_s34b_b79k`); empty builds the sizes below."""
+    """An open_clip tag or local weights (`ViT-B-32:laion2b_s34b_b79k`); of a faithful model a ViT checkpoint folder.
+    Empty builds the sizes below."""
     decoder: str = ""
     """A BART-family checkpoint name or folder; empty builds the sizes below."""
     image_size: int = 56
@@ -94,6 +99,10 @@ class ModelSettings:
     wo_it: bool = False
     """Ablation: information transfer is left out; the decoder attends to text, then to pictures, without gates."""
 
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise SettingInvalid(f"model.variant: got {self.variant!r}, expected {' or '.join(VARIANTS)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveSettings:
@@ -129,7 +138,7 @@ class ContrastiveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeSettings:
-    """Stage 2: multimodal fusion and information transfer, towers frozen."""
+    """Stage 2: multimodal fusion and information transfer; the towers that retrieve stay frozen in either variant."""
 
     steps: int = 600
     """Optimiser steps."""
@@ -145,6 +154,8 @@ class GenerativeSettings:
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     """Share of the target mass spread over the vocabulary."""
+    preservation_weight: float = 0.1
+    """Weight of a faithful model's preservation loss, which keeps contexts and pictures matched; 0 leaves it out."""
     num_images: int = 3
     """Most pictures shown with a training dialogue; 1 to this many, so that a single given picture works too."""
     num_candidates: int = 16

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.errors import SettingInvalid, UsageError
+from sightline.models.faithful.generator import FaithfulGenerator
+from sightline.models.faithful.patches import cut_patches
+from sightline.models.faithful.tower import FaithfulTower
 from sightline.models.model import ZrigfModel
 from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
@@ -35,20 +38,36 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
+class PicturePatches:
+    """Pictures in memory-mapped pixels, cut into patches when they are asked for: the tokens of a faithful model."""
+
+    def __init__(self, pixels_NCHW: Pixels, *, side: int) -> None:
+        self._pixels, self._side = pixels_NCHW, side
+
+    def __getitem__(self, rows: Rows) -> Pixels:
+        """Patches uint8 [..., P, W] of the pictures at `rows`, of any shape."""
+        pixels = torch.from_numpy(np.array(self._pixels[rows.reshape(-1)]))
+        patches_NPW = cut_patches(pixels, side=self._side)
+        return patches_NPW.view(*rows.shape, *patches_NPW.shape[1:]).numpy()
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedPictures:
     """Pictures as the frozen tower sees them, computed once."""
 
     vectors_ND: Floats
     """Unit vectors."""
-    tokens_NPW: Halves
-    """Fusion tokens, in the precision that the index stores."""
+    tokens_NPW: Halves | PicturePatches
+    """Fusion tokens by row, equal to those that the index stores."""
 
 
 @torch.no_grad()
 def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
-    """Vectors and fusion tokens of every picture."""
+    """Vectors and fusion tokens of every picture; the last batch may be smaller."""
     model.tower.eval()
+    if isinstance(model.tower, FaithfulTower):
+        tokens_NPW = PicturePatches(pixels_NCHW, side=model.tower.patch_pixels)
+        return EncodedPictures(vectors_ND=_vectors(model.tower, pixels_NCHW), tokens_NPW=tokens_NPW)
     vectors, tokens = [], []
     for start in range(0, len(pixels_NCHW), _ENCODE_BATCH):
         chunk = torch.from_numpy(np.array(pixels_NCHW[start : start + _ENCODE_BATCH]))
@@ -56,6 +75,13 @@ def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
         vectors.append(vectors_BD.float().numpy())
         tokens.append(tokens_BPW.half().numpy())
     return EncodedPictures(vectors_ND=np.concatenate(vectors), tokens_NPW=np.concatenate(tokens))
+
+
+@torch.no_grad()
+def _vectors(tower: FaithfulTower, pixels_NCHW: Pixels) -> Floats:
+    starts = range(0, len(pixels_NCHW), _ENCODE_BATCH)
+    chunks = (torch.from_numpy(np.array(pixels_NCHW[start : start + _ENCODE_BATCH])) for start in starts)
+    return np.concatenate([tower.encode_image(chunk)[0].float().numpy() for chunk in chunks])
 
 
 @torch.no_grad()
@@ -116,7 +142,7 @@ def annotated_part(
 
 
 class GenerativeObjective(nn.Module):
-    """The mean cross-entropy of replies; holds the generator alone, so the towers stay as they are."""
+    """What a variant's stage 2 minimises; holds the generator alone, so the towers that retrieve stay as they are."""
 
     def __init__(self, model: ZrigfModel) -> None:
         super().__init__()
@@ -127,8 +153,15 @@ class GenerativeObjective(nn.Module):
             parameter.requires_grad_(False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{'loss': a scalar}."""
-        return {"loss": self.generator(**batch)}
+        """The losses by name; 'loss' is what to minimise."""
+        inputs = dict(batch)
+        image_ids_BK = inputs.pop("image_ids_BK")
+        if not isinstance(self.generator, FaithfulGenerator):
+            return {"loss": self.generator(**inputs)}
+        # Its reader weighs pictures itself; the scores of retrieval do not enter.
+        inputs.pop("similarity_BK")
+        losses = self.generator.losses(**inputs, image_ids_BK=image_ids_BK)
+        return {"loss": losses.total, "lm": losses.reply, "preservation": losses.preservation}
 
 
 class GenerativeBatches:
@@ -184,6 +217,7 @@ class GenerativeBatches:
             "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[rows_BK]).float(),
             "similarity_BK": torch.from_numpy(cosines_BK),
             "image_mask_BK": torch.from_numpy(mask_BK),
+            "image_ids_BK": torch.from_numpy(rows_BK),
             "labels_BT": torch.from_numpy(labels),
         }
 
