@@ -56,18 +56,13 @@ class _Worker:
             self._journal.write("start", stage=position.stage, step=position.step, pid=os.getpid())
         for name in STAGES[STAGES.index(position.stage) :]:
             is_resumed = position.stage == name and position.step > 0
-            if name == STAGES[1] and not is_resumed:
-                self._start_stage_two()
             run = self._contrastive() if name == STAGES[0] else self._generative()
             run_stage(run, start=position.step if is_resumed else 0, resume_from=resume_from if is_resumed else None)
 
-    def _start_stage_two(self) -> None:
-        # A release that is continued without stage 1 has a generator that went its own way already.
-        if self._config.stage1.steps or not self._config.init_from:
-            self._built.model.start_stage_two()
-
     def _contrastive(self) -> StageRun:
         settings = self._config.stage1
+        if settings.steps:
+            self._built.model.start_stage_one()
         batches = ContrastiveBatches(
             self._built,
             captions=self._corpus.captions_train,
@@ -83,6 +78,7 @@ class _Worker:
 
     def _generative(self) -> StageRun:
         settings, model = self._config.stage2, self._built.model
+        model.start_stage_two()
         batches = GenerativeBatches(
             self._built,
             dialogues=self._corpus.dialogues_train,

@@ -51,8 +51,13 @@ class ZrigfModel(nn.Module):
         """The towers alone, as an encoder-only model: what a retrieval release holds."""
         return ZrigfModel(dataclasses.replace(self.config, decoder=None), tower=self.tower, generator=None, head=None)
 
+    def start_stage_one(self) -> None:
+        """Let stage 2 begin anew from the towers that are about to be trained."""
+        if isinstance(self.generator, FaithfulGenerator):
+            self.generator.follows_tower.fill_(True)
+
     def start_stage_two(self) -> None:
-        """Hand stage 1's result to the generator, once; from here on the towers stay as the index knows them.
+        """Hand stage 1's result to the generator, if it has not; from here on the towers stay as the index knows them.
 
         A faithful generator trains a reader of its own, from the towers' weights
         on; the other weighs pictures with the towers' temperature.

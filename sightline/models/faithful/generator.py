@@ -70,6 +70,8 @@ class FaithfulGenerator(ZrigfGenerator):
         self.fusion.v2t = self.reader.v2t
         # The learned temperature is in the similarities that fusion is given.
         self.fusion.register_buffer("similarity_scale", torch.ones(()), persistent=False)
+        # In the weights, so that a run that goes on from them, wherever they came from, hands over once.
+        self.register_buffer("follows_tower", torch.tensor(True))
         self.preservation = PreservationLoss()
         # The authors' wo_mf leaves it out together with what it protects.
         self.preservation_weight = 0.0 if fusion.wo_mf else preservation_weight
@@ -80,9 +82,12 @@ class FaithfulGenerator(ZrigfGenerator):
     def start_from(self, tower: FaithfulTower) -> None:
         """Take over what stage 1 made: ViT, poolers, v2t, temperature and text encoder (ZRIGF, 1.8).
 
-        The vision block is this generator's own already: stage 1 trained it here.
+        Only once after stage 1 trained; from then on the reader goes its own
+        way. The vision block is this generator's own already.
         """
-        self.reader.load_state_dict(tower.state_dict())
+        if self.follows_tower:
+            self.reader.load_state_dict(tower.state_dict())
+            self.follows_tower.fill_(False)
 
     def forward(
         self,

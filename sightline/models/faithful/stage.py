@@ -24,7 +24,8 @@ class FaithfulContrastiveStage(nn.Module):
     def __init__(self, model: ZrigfModel, *, trains_text_encoder: bool = False) -> None:
         super().__init__()
         if model.generator is None or model.head is None:
-            raise CapabilityMissing("stage 1 paints with a generator's vision block; this model only encodes")
+            message = "stage 1 paints with a generator's vision block; this model only encodes"
+            raise CapabilityMissing(message, detail="generator")
         assert isinstance(model.tower, FaithfulTower), "this stage trains a faithful tower"
         self.tower = model.tower
         self.tower.text.requires_grad_(trains_text_encoder)

@@ -164,6 +164,18 @@ def test_the_memory_holds_the_class_token_and_the_pooled_patches(
     assert memory.num_vision == states == generator.bart.model.decoder.layers[0].num_vision
 
 
+def test_stage_two_takes_over_once_after_each_stage_one(faithful: FaithfulParts) -> None:
+    tower, reader = faithful.tower.v2t.weight.data, faithful.generator.reader.v2t.weight.data
+    faithful.model.start_stage_two()
+    assert torch.equal(reader, tower)
+    reader.add_(1.0)
+    faithful.model.start_stage_two()
+    assert not torch.equal(reader, tower)
+    faithful.model.start_stage_one()
+    faithful.model.start_stage_two()
+    assert torch.equal(reader, tower)
+
+
 def test_everything_is_trained_in_stage_two(faithful: FaithfulParts) -> None:
     case = inputs()
     for layer in faithful.generator.bart.model.decoder.layers:

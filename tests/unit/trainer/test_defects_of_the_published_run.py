@@ -36,6 +36,7 @@ from trainer.stages.generative import (
 from trainer.step import learning_rate_at
 
 ROOT = Path(__file__).resolve().parents[3]
+CAPTIONS = [CaptionRecord(image_id="0", path=Path("0.png"), caption="a red box")]
 
 
 @pytest.fixture
@@ -59,6 +60,7 @@ def candidates(built: Built, pictures: EncodedPictures, dialogues: list[Dialogue
     batches = GenerativeBatches(
         built,
         dialogues=dialogues,
+        captions=CAPTIONS,
         pictures=pictures,
         settings=GenerativeSettings(batch_size=4, num_candidates=3),
         seed=0,
@@ -71,6 +73,8 @@ def candidates(built: Built, pictures: EncodedPictures, dialogues: list[Dialogue
 def test_a_the_answer_chooses_no_picture(built: Built, pictures: EncodedPictures) -> None:
     for parameter in built.model.tower.text.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # as far apart as the texts of a trained encoder
+    vectors_ND = np.random.default_rng(0).normal(size=pictures.vectors_ND.shape).astype(np.float32)
+    pictures = replace(pictures, vectors_ND=vectors_ND)
     asked = [DialogueRecord(id=str(n), context=(f"what is box {n}",), response="it is red") for n in range(20)]
     told = [replace(record, response=f"yellow white {n} green") for n, record in enumerate(asked)]
     assert np.array_equal(candidates(built, pictures, asked), candidates(built, pictures, told))
@@ -140,6 +144,7 @@ def test_l_the_text_side_meets_talk_around_captions_and_replies_meet_no_picture(
     batches = GenerativeBatches(
         built,
         dialogues=talk * 40,
+        captions=captions,
         pictures=pictures,
         settings=GenerativeSettings(batch_size=40, image_dropout=0.5, num_candidates=3),
         seed=0,

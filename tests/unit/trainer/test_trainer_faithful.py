@@ -154,6 +154,7 @@ def test_a_step_tells_the_preservation_loss_which_pictures_are_the_same(faithful
     batches = GenerativeBatches(
         built,
         dialogues=corpus.dialogues_train,
+        captions=corpus.captions_train,
         pictures=encode_pictures(built.model, pixels),
         settings=replace(faithful_fit.stage2, batch_size=8, image_dropout=0.0),
         seed=0,
