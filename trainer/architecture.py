@@ -12,7 +12,17 @@ from tokenizers import Tokenizer
 from sightline.errors import CapabilityMissing
 from sightline.models.bart import read_bart
 from sightline.models.clip_tokenizer import tower_tokenizer_of_tag
-from sightline.models.config import DecoderConfig, FusionConfig, MaskingConfig, TowerConfig, ZrigfConfig
+from sightline.models.config import (
+    FAITHFUL,
+    DecoderConfig,
+    FaithfulTowerConfig,
+    FusionConfig,
+    MaskingConfig,
+    TowerConfig,
+    ZrigfConfig,
+)
+from sightline.models.faithful.tokenizer import BartTowerTokenizer
+from sightline.models.faithful.tower import faithful_tower_of
 from sightline.models.model import ZrigfModel, build_model
 from sightline.models.pretrained import bart_folder, split_tower_name
 from sightline.models.release import load_model
@@ -43,8 +53,14 @@ def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
     if config.init_from:
         return released(config.init_from, registry=Registry(config.registry), cache=release_cache(config))
     tokenizer = train_tokenizer(texts, vocab_size=config.model.vocab_size)
-    tower, tower_weights, tower_tokenizer = _tower(config.model, tokenizer=tokenizer)
     decoder, dialogue_tokenizer = _decoder(config.model, tokenizer=tokenizer)
+    tower: TowerConfig | FaithfulTowerConfig
+    tower_tokenizer: TowerTokenizer
+    if config.model.variant == FAITHFUL:
+        tower, tower_weights = _faithful_tower(config.model, decoder=decoder), config.model.tower
+        tower_tokenizer = BartTowerTokenizer(dialogue_tokenizer, context_length=tower.context_length)
+    else:
+        tower, tower_weights, tower_tokenizer = _tower(config.model, tokenizer=tokenizer)
     torch.manual_seed(config.seed)
     model = build_model(
         ZrigfConfig(
@@ -62,6 +78,7 @@ def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
             tim_weight=config.stage1.tim_weight,
             tamim_weight=config.stage1.tamim_weight,
             label_smoothing=config.stage2.label_smoothing,
+            preservation_weight=config.stage2.preservation_weight,
         ),
         tower_weights=tower_weights,
         bart=bart_folder(config.model.decoder) if config.model.decoder else None,
@@ -109,6 +126,22 @@ def _tower(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[TowerConfig, 
         context_length=sizes.context_length,
     )
     return sized, "", CorpusTowerTokenizer(tokenizer, context_length=sizes.context_length)
+
+
+def _faithful_tower(sizes: ModelSettings, *, decoder: DecoderConfig) -> FaithfulTowerConfig:
+    """Of the ViT folder that `tower` names, else of the recipe's sizes; its texts are read by the decoder's BART."""
+    if sizes.tower:
+        return faithful_tower_of(Path(sizes.tower), text=decoder, context_length=sizes.context_length)
+    return FaithfulTowerConfig(
+        text=decoder,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        vision_width=sizes.vision_width,
+        vision_layers=sizes.vision_layers,
+        vision_heads=sizes.vision_width // _HEAD_WIDTH,
+        vision_ffn=4 * sizes.vision_width,
+        context_length=sizes.context_length,
+    )
 
 
 def _decoder(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[DecoderConfig, DialogueTokenizer]:

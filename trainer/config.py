@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sightline.errors import SettingInvalid
+from sightline.models.config import VARIANTS
 from sightline.settings import nearest
 
 SettingsT = TypeVar("SettingsT")
@@ -65,9 +66,13 @@ class DataSettings:
 class ModelSettings:
     """Sizes of a model built from configuration, or names of pretrained parts."""
 
+    variant: str = "clip"
+    """`clip`: a frozen open_clip model finds and shows pictures. `faithful`: the authors' ViT and BART do, with vectors
+    as wide as the decoder; stage 2 trains all of it, and is published apart from what retrieves."""
     tower: str = ""
     """An open_clip tower: `ViT-B-32:laion2b_s34b_b79k` (a pretrained tag), `ViT-B-32:weights.safetensors` (a file),
-    `ViT-B-32` (random), `hf-hub:org/repo` or `local-dir:folder`; empty builds the sizes below."""
+    `ViT-B-32` (random), `hf-hub:org/repo` or `local-dir:folder`; of a faithful model the folder of a ViT checkpoint.
+    Empty builds the sizes below."""
     decoder: str = ""
     """A BART-family checkpoint: a folder, or a hub id such as `facebook/bart-base`; empty builds the sizes below."""
     image_size: int = 56
@@ -104,6 +109,10 @@ class ModelSettings:
     """Ablation: multimodal fusion is left out; pictures are summed."""
     wo_it: bool = False
     """Ablation: information transfer is left out; the decoder attends to text, then to pictures, without gates."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise SettingInvalid(f"model.variant: got {self.variant!r}, expected {' or '.join(VARIANTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +153,7 @@ class ContrastiveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeSettings:
-    """Stage 2: multimodal fusion and information transfer, towers frozen."""
+    """Stage 2: multimodal fusion and information transfer; the towers that retrieve stay frozen in either variant."""
 
     steps: int = 600
     """Optimiser steps."""
@@ -152,7 +161,7 @@ class GenerativeSettings:
     """Dialogues a step over all workers."""
     accumulate: int = 1
     """Parts that a worker's share of the batch is read in, one after the other: memory of one part, and the same
-    gradient as the whole."""
+    gradient as the whole, save that a faithful model's preservation loss meets the pictures of one part alone."""
     learning_rate: float = 1e-3
     """Peak of the cosine schedule that ends at zero."""
     weight_decay: float = 0.01
@@ -163,6 +172,8 @@ class GenerativeSettings:
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     """Share of the target mass spread over the vocabulary."""
+    preservation_weight: float = 0.1
+    """Weight of a faithful model's preservation loss, which keeps contexts and pictures matched; 0 leaves it out."""
     num_images: int = 3
     """Most pictures shown with a training dialogue; 1 to this many, so that a single given picture works too."""
     num_candidates: int = 16

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sightline.models.config import FAITHFUL
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.architecture import Built, build, release_cache, released
 from trainer.checkpoint import read_weights
@@ -19,7 +20,7 @@ from trainer.gate import refusals
 from trainer.journal import Journal
 from trainer.loop import run_folder, train
 from trainer.progress import watching
-from trainer.publish import GateRefused, champion_of, promote, publish
+from trainer.publish import GateRefused, champion_of, promote, publish, publish_retrieval
 from trainer.relevance import calibrated
 from trainer.reporting import LocalReporter
 
@@ -141,9 +142,25 @@ def _published(
     journal.write("gate", scores=scores, refusals=reasons)
     if reasons and not config.force_publish:
         raise GateRefused(f"the gate refused the release: {'; '.join(reasons)}")
-    manifest = publish(built, config=config, registry=registry, scores=scores, data_digest=corpus.digest)
+    manifest = _publish(built, config=config, registry=registry, scores=scores, corpus=corpus)
     state = promote(manifest, config=config, registry=registry, generation=generation) if config.channel else None
     journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
     where = f", channel {config.channel} generation {state.generation}" if state else ""
     console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
     return Outcome(manifest=manifest, scores=scores, channel=state)
+
+
+def _publish(built: Built, *, config: FitConfig, registry: Registry, scores: Scores, corpus: Corpus) -> Manifest:
+    """The whole release; that of a faithful model follows one of its towers alone, which keeps on retrieving."""
+    retrieval = ""
+    if built.model.config.variant == FAITHFUL:
+        towers = publish_retrieval(built, config=config, registry=registry, data_digest=corpus.digest)
+        retrieval = towers.release_id
+    return publish(
+        built,
+        config=config,
+        registry=registry,
+        scores=scores,
+        data_digest=corpus.digest,
+        retrieval_release=retrieval,
+    )

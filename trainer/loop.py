@@ -74,6 +74,8 @@ class _Worker:
 
     def _contrastive(self) -> StageRun:
         settings = self._config.stage1
+        if settings.steps:
+            self._built.model.start_stage_one()
         batches = ContrastiveBatches(
             self._built,
             captions=self._corpus.captions_train,
@@ -88,8 +90,7 @@ class _Worker:
 
     def _generative(self) -> StageRun:
         settings, model = self._config.stage2, self._built.model
-        assert model.generator is not None, "both stages train a model with a generator"
-        model.generator.set_similarity_scale(model.tower.logit_scale())
+        model.start_stage_two()
         images, pictures = self._pictures()
         annotated = annotated_part(
             self._corpus.dialogues_annotated, share=settings.annotated_share, row_of=pictures.rows_by_id(images)

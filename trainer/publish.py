@@ -28,10 +28,46 @@ def champion_of(registry: Registry, *, channel: str) -> tuple[int, Manifest | No
     return (state.generation, registry.manifest(state.release_id)) if state else (0, None)
 
 
+RETRIEVAL_CHANNEL = "{channel}-retrieval"
+"""Channel of the releases that only retrieve, beside the one of those that generate."""
+
+
+def publish_retrieval(built: Built, *, config: FitConfig, registry: Registry, data_digest: str) -> Manifest:
+    """The manifest of the release that holds the towers as stage 1 left them: whoever encodes needs no more.
+
+    It is of the embedding space of the whole release, since stage 2 trains a
+    copy. Its channel, if the recipe names one, is `<channel>-retrieval`, and
+    moves only if the release is new.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-release-") as folder:
+        architecture = save_release(
+            Path(folder), model=built.model.retrieval_part(), tower_tokenizer=built.tower_tokenizer
+        )
+        manifest = registry.publish(
+            Path(folder), architecture=architecture, metrics={}, lineage=lineage(config, data_digest)
+        )
+    if config.channel:
+        channel = RETRIEVAL_CHANNEL.format(channel=config.channel)
+        generation, champion = champion_of(registry, channel=channel)
+        if champion is None or champion.release_id != manifest.release_id:
+            registry.promote(channel, manifest.release_id, expected_generation=generation)
+    return manifest
+
+
 def publish(
-    built: Built, *, config: FitConfig, registry: Registry, scores: Mapping[str, float], data_digest: str
+    built: Built,
+    *,
+    config: FitConfig,
+    registry: Registry,
+    scores: Mapping[str, float],
+    data_digest: str,
+    retrieval_release: str = "",
 ) -> Manifest:
-    """The manifest of the release that holds the model; no channel moves."""
+    """The manifest of the release that holds the model; no channel moves.
+
+    `retrieval_release` names the release that finds its pictures, where that is another.
+    """
+    origin = lineage(config, data_digest) | ({"retrieval_release": retrieval_release} if retrieval_release else {})
     with tempfile.TemporaryDirectory(prefix="sightline-release-") as folder:
         architecture = save_release(
             Path(folder),
@@ -39,9 +75,7 @@ def publish(
             tower_tokenizer=built.tower_tokenizer,
             dialogue_tokenizer=built.dialogue_tokenizer,
         )
-        return registry.publish(
-            Path(folder), architecture=architecture, metrics=dict(scores), lineage=lineage(config, data_digest)
-        )
+        return registry.publish(Path(folder), architecture=architecture, metrics=dict(scores), lineage=origin)
 
 
 def promote(manifest: Manifest, *, config: FitConfig, registry: Registry, generation: int) -> ChannelState:

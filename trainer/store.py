@@ -31,14 +31,15 @@ from trainer.digests import DIGEST, DIGEST_BYTES, DigestIndex
 from trainer.pictures import Pixels
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Halves = np.ndarray[Any, np.dtype[np.float16]]
+Tokens = np.ndarray[Any, np.dtype[np.float16]] | np.ndarray[Any, np.dtype[np.uint8]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 PixelsOf = Callable[[PoolImage], Pixels]
 
 _THREADS = 4
 _CHUNK = 64
 """Pictures decoded, encoded and written at a time: what a crash costs, and the memory of a fill."""
-_TOKENS, _VECTORS, _PIXELS, _SOURCES = "tokens.f16", "vectors.f32", "pixels.sha", "sources.sha"
+_TOKENS, _VECTORS, _PIXELS, _SOURCES = "tokens.raw", "vectors.f32", "pixels.sha", "sources.sha"
+_ON_DISK = {torch.float16: "<f2", torch.uint8: "|u1"}
 _SOURCE = np.dtype([("digest", DIGEST), ("row", "<i8")])
 
 
@@ -67,8 +68,8 @@ class EncodedPictures:
 
     vectors_ND: StoredArray | Floats
     """Unit vectors."""
-    tokens_NPW: StoredArray | Halves
-    """Fusion tokens, in the precision that the index stores."""
+    tokens_NPW: StoredArray | Tokens
+    """Fusion tokens, equal to those that the index stores."""
     row_of_image: Rows
     """For each picture that was asked for, its row among the N; equal for pictures that are the same."""
     digest: str = ""
@@ -90,12 +91,13 @@ class PictureStore:
     def __init__(self, cache: Path, *, model: ZrigfModel) -> None:
         self._model = model
         grid = model.config.fusion.token_grid
-        settings = {"preprocess": model.tower.preprocess.to_json(), "tokens": f"mean-pooled {grid}x{grid}"}
+        settings = {"preprocess": model.tower.preprocess.to_json(), "tokens": model.tower.describe_tokens(grid=grid)}
         name = space_digest(tower_state=unique_state(model.tower), settings=settings, tokenizer_files=[])
         self.folder = cache / f"tokens-{name}"
-        self._token_shape = (model.num_image_tokens, model.tower.token_width)
+        self._token_shape = model.tower.index_token_shape(grid=grid)
+        self._token_dtype = np.dtype(_ON_DISK[model.tower.index_dtype])
         self._widths = {
-            _TOKENS: 2 * self._token_shape[0] * self._token_shape[1],
+            _TOKENS: self._token_dtype.itemsize * self._token_shape[0] * self._token_shape[1],
             _VECTORS: 4 * model.tower.dimension,
             _PIXELS: DIGEST_BYTES,
         }
@@ -115,7 +117,9 @@ class PictureStore:
             vectors_ND=StoredArray(
                 self.folder / _VECTORS, dtype="<f4", shape=(self._model.tower.dimension,), rows=distinct
             ),
-            tokens_NPW=StoredArray(self.folder / _TOKENS, dtype="<f2", shape=self._token_shape, rows=distinct),
+            tokens_NPW=StoredArray(
+                self.folder / _TOKENS, dtype=self._token_dtype.str, shape=self._token_shape, rows=distinct
+            ),
             row_of_image=np.argsort(order)[inverse].astype(np.int64),
             digest=f"{self.folder.name}-{hashlib.sha256(distinct.tobytes()).hexdigest()[:16]}",
         )
@@ -147,7 +151,7 @@ class PictureStore:
         digests = np.fromfile(self.folder / _PIXELS, dtype=DIGEST)
         return DigestIndex(digests, rows=np.arange(len(digests)))
 
-    def append(self, *, tokens: Halves, vectors: Floats, pixels: Sequence[bytes]) -> None:
+    def append(self, *, tokens: Tokens, vectors: Floats, pixels: Sequence[bytes]) -> None:
         """Add rows, on disk when this returns."""
         for name, data in ((_TOKENS, tokens.tobytes()), (_VECTORS, vectors.tobytes()), (_PIXELS, b"".join(pixels))):
             _append(self.folder / name, data)
@@ -214,11 +218,11 @@ def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:
 
 
 @torch.no_grad()
-def encode_pixels(model: ZrigfModel, pixels_BCHW: Pixels) -> tuple[Floats, Halves]:
-    """(unit vectors [B, D], fusion tokens [B, P, W]) of decoded pictures, as the index stores them."""
+def encode_pixels(model: ZrigfModel, pixels_BCHW: Pixels) -> tuple[Floats, Tokens]:
+    """(unit vectors [B, D], fusion tokens [B, P, W]) of decoded pictures, tokens in the tower's `index_dtype`."""
     model.tower.eval()
     vectors_BD, tokens_BPW = model.fusion_tokens(torch.from_numpy(pixels_BCHW).to(device_of(model)))
-    return vectors_BD.float().cpu().numpy(), tokens_BPW.half().cpu().numpy()
+    return vectors_BD.float().cpu().numpy(), tokens_BPW.to(model.tower.index_dtype).cpu().numpy()
 
 
 def source_digest(image: PoolImage) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, default_bpe
 
 from sightline.errors import ReleaseInvalid
+from sightline.models.faithful.tokenizer import BART_FILE, BartTowerTokenizer
 from sightline.models.pretrained import model_config_of
 from sightline.models.tokenizer import (
     TOWER_FILE,
@@ -106,4 +107,6 @@ def read_tower_tokenizer(folder: Path, *, context_length: int) -> TowerTokenizer
     if (folder / HF_SETTINGS).is_file():
         settings = HfTowerSettings(**json.loads((folder / HF_SETTINGS).read_text()))
         return HfTowerTokenizer(str(folder / HF_FOLDER), settings=settings)
+    if (folder / BART_FILE).is_file():
+        return BartTowerTokenizer.read(folder, context_length=context_length)
     raise ReleaseInvalid(f"{folder.name}: holds no tokenizer of the text tower")

@@ -11,6 +11,8 @@ from typing import Any
 from sightline.errors import SettingInvalid
 
 FORMAT_VERSION = 1
+CLIP, FAITHFUL = "clip", "faithful"
+VARIANTS = (CLIP, FAITHFUL)
 _MIN_CELLS = 7
 
 
@@ -87,6 +89,33 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FaithfulTowerConfig:
+    """The dual encoder of the `faithful` variant: a ViT, and the encoder of a BART; vectors are as wide as BART."""
+
+    text: DecoderConfig
+    """The BART whose encoder reads the texts; of its decoder nothing is built."""
+    image_size: int = 56
+    """Side in pixels to which pictures are brought."""
+    patch_size: int = 8
+    """Side of a patch in pixels; must divide image_size."""
+    vision_width: int = 96
+    """Width of a patch's state."""
+    vision_layers: int = 3
+    vision_heads: int = 3
+    """Attention heads of the ViT; must divide vision_width."""
+    vision_ffn: int = 384
+    vision_dropout: float = 0.0
+    context_length: int = 48
+    """Tokens of a text that are read for its vector, start and end included."""
+
+    def __post_init__(self) -> None:
+        _check_divides("patch_size", self.patch_size, into="image_size", value=self.image_size)
+        _check_divides("vision_heads", self.vision_heads, into="vision_width", value=self.vision_width)
+        if not 2 < self.context_length <= self.text.max_positions:
+            raise SettingInvalid(f"context_length: got {self.context_length}, limits 3 to {self.text.max_positions}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionConfig:
     """How pictures enter the dialogue (MF and IT of ZRIGF)."""
 
@@ -101,7 +130,8 @@ class FusionConfig:
     """Start of the vision gate: sigmoid(-2) is 0.12."""
     start: str = "bart"
     """`bart`: a fresh generator answers as its pretrained BART does. `open`: pictures count from the first step, for a
-    decoder that knows nothing yet. Weights that a release brings replace either."""
+    decoder that knows nothing yet. `random`: as the authors' code, whose layers forget what BART knew (defect D).
+    Weights that a release brings replace any of them."""
     wo_mf: bool = False
     """Ablation: pictures are summed unweighted, and neither they nor the text look at the other (authors' wo_mf)."""
     wo_it: bool = False
@@ -109,8 +139,8 @@ class FusionConfig:
     start as its BART does."""
 
     def __post_init__(self) -> None:
-        if self.start not in {"bart", "open"}:
-            raise SettingInvalid(f"fusion start: got {self.start!r}, expected bart or open")
+        if self.start not in {"bart", "open", "random"}:
+            raise SettingInvalid(f"fusion start: got {self.start!r}, expected bart, open or random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,9 +164,9 @@ class MaskingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZrigfConfig:
-    """A whole model of the `clip` variant. Without a decoder it only encodes."""
+    """A whole model; its tower says of which variant. Without a decoder it only encodes."""
 
-    tower: TowerConfig
+    tower: TowerConfig | FaithfulTowerConfig
     decoder: DecoderConfig | None = None
     fusion: FusionConfig = FusionConfig()
     masking: MaskingConfig = MaskingConfig()
@@ -146,6 +176,8 @@ class ZrigfConfig:
     """Share of the masked-picture loss in stage 1 (L = tim_weight * TIM + tamim_weight * TAMIM)."""
     label_smoothing: float = 0.0
     """Smoothing of the reply's targets in stage 2; the authors used 0.1."""
+    preservation_weight: float = 0.1
+    """Share of the preservation loss in stage 2 of the `faithful` variant (L = LM + weight * preservation)."""
     min_score: float = -1.0
     """Least cosine of a dialogue's best picture at which retrieved pictures are looked at, -1 to 1: calibrated on
     held-out dialogues at the end of training, so that what no picture helps is answered from text. -1 always looks."""
@@ -153,12 +185,21 @@ class ZrigfConfig:
     def __post_init__(self) -> None:
         if not -1.0 <= self.min_score <= 1.0:
             raise SettingInvalid(f"min_score: got {self.min_score}, limits -1 to 1")
-        if self.decoder is not None:
-            _check_divides("heads", self.fusion.heads, into="d_model", value=self.decoder.d_model)
+        if self.decoder is None:
+            return
+        _check_divides("heads", self.fusion.heads, into="d_model", value=self.decoder.d_model)
+        if isinstance(self.tower, FaithfulTowerConfig) and self.tower.text != self.decoder:
+            raise SettingInvalid("decoder: differs from the tower's text; a faithful model reads with its own BART")
+
+    @property
+    def variant(self) -> str:
+        """`clip` or `faithful`."""
+        return FAITHFUL if isinstance(self.tower, FaithfulTowerConfig) else CLIP
 
     def to_json(self) -> str:
         """The configuration as indented JSON."""
-        return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2, sort_keys=True)
+        values = {"format": FORMAT_VERSION, "variant": self.variant, **dataclasses.asdict(self)}
+        return json.dumps(values, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ZrigfConfig:
@@ -170,9 +211,11 @@ class ZrigfConfig:
         values = _parse_object(text)
         if (version := values.pop("format", None)) != FORMAT_VERSION:
             raise SettingInvalid(f"format of a model configuration: got {version!r}, expected {FORMAT_VERSION}")
-        decoder = values.pop("decoder", None)
+        if (variant := values.pop("variant", CLIP)) not in VARIANTS:
+            raise SettingInvalid(f"variant: got {variant!r}, expected {' or '.join(VARIANTS)}")
+        decoder, tower = values.pop("decoder", None), values.pop("tower", {})
         return cls(
-            tower=_fill(TowerConfig, values.pop("tower", {})),
+            tower=_fill(TowerConfig, tower) if variant == CLIP else _fill_faithful(tower),
             decoder=None if decoder is None else _fill(DecoderConfig, decoder),
             fusion=_fill(FusionConfig, values.pop("fusion", {})),
             masking=_fill(MaskingConfig, values.pop("masking", {})),
@@ -219,6 +262,12 @@ def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
     if missing := sorted(required - values.keys()):
         raise SettingInvalid(f"{kind.__name__}: {', '.join(missing)} missing")
     return kind(**_checked(kind, values))
+
+
+def _fill_faithful(values: Mapping[str, Any]) -> FaithfulTowerConfig:
+    text = _fill(DecoderConfig, values.get("text", {}))
+    filled: FaithfulTowerConfig = _fill(FaithfulTowerConfig, {**values, "text": text})
+    return filled
 
 
 def _checked(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class EncoderModel:
         self.context_length: int = model.tower.context_length
         self.image_size: int = model.tower.preprocess.image_size
         self.num_tokens: int = model.num_image_tokens
-        self.token_width: int = model.tower.token_width
+        self.token_width: int = model.image_token_width
         self.compute_dtype = str(dtype).removeprefix("torch.")
         self.device = device
         self._model, self._tokenizer, self._golden, self._dtype = model, tokenizer, golden, dtype

@@ -17,10 +17,15 @@ from sightline.models.transfer import InfoTransferDecoderLayer, SequentialDecode
 
 _OPEN_TEXT_GATE = 0.5
 """Where the gate of MF's text block starts if pictures count from the first step: tanh(0.5) is 0.46."""
+_SHUT_TEXT_GATE = 10.0
+"""Where it stays if MF and IT start as the authors' do: in float32 tanh(10) is 1, and its slope 0."""
 
 
 class ZrigfGenerator(nn.Module):
     """Dialogue and picture tokens in, a reply out. Fresh and not open, it answers as its BART for any picture."""
+
+    reads_pixels = False
+    """Whether the picture tokens it is given are patches of pixels, 0 to 255, rather than a tower's states."""
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class ZrigfGenerator(nn.Module):
         fusion: FusionConfig,
         *,
         token_width: int,
+        has_class_token: bool = False,
         label_smoothing: float = 0.0,
         bart: BartForConditionalGeneration | None = None,
     ) -> None:
@@ -35,6 +41,7 @@ class ZrigfGenerator(nn.Module):
         self.config = decoder
         self.label_smoothing = label_smoothing
         self.num_image_tokens = fusion.token_grid**2
+        self.num_vision = self.num_image_tokens + has_class_token
         self.token_width = token_width
         self.fusion = (SummedPictures if fusion.wo_mf else MultimodalFusion)(
             token_width=token_width, width=decoder.d_model, heads=fusion.heads, dropout=fusion.dropout
@@ -43,6 +50,8 @@ class ZrigfGenerator(nn.Module):
         self._insert_transfer_layers(fusion)
         if fusion.start == "open":
             self._open()
+        if fusion.start == "random":
+            self._scatter()
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -67,6 +76,10 @@ class ZrigfGenerator(nn.Module):
             similarity_BK=similarity_BK,
             image_mask_BK=image_mask_BK,
         )
+        return self.reply_loss(memory, labels_BT)
+
+    def reply_loss(self, memory: FusedMemory, labels_BT: Tensor) -> Tensor:
+        """The mean label-smoothed cross-entropy of the replies to these memories, a scalar."""
         logits_BTV = self.logits(memory, labels_BT)
         logits_NV = logits_BTV.flatten(0, 1).float()
         return F.cross_entropy(logits_NV, labels_BT.flatten(), label_smoothing=self.label_smoothing)
@@ -137,7 +150,7 @@ class ZrigfGenerator(nn.Module):
         kind = SequentialDecoderLayer if fusion.wo_it else InfoTransferDecoderLayer
         layers = self.bart.model.decoder.layers
         for index, layer in enumerate(layers):
-            transfer = kind(self.bart.config, layer_idx=index, num_vision=self.num_image_tokens)
+            transfer = kind(self.bart.config, layer_idx=index, num_vision=self.num_vision)
             transfer.start_as_bart(
                 layer, text_gate_bias=fusion.text_gate_bias, vision_gate_bias=fusion.vision_gate_bias
             )
@@ -148,6 +161,12 @@ class ZrigfGenerator(nn.Module):
         self.fusion.text_gate.fill_(_OPEN_TEXT_GATE)
         for layer in self.bart.model.decoder.layers:
             layer.start_open()
+
+    @torch.no_grad()
+    def _scatter(self) -> None:
+        self.fusion.text_gate.fill_(_SHUT_TEXT_GATE)
+        for layer in self.bart.model.decoder.layers:
+            layer.start_random()
 
 
 def bart_config(config: DecoderConfig) -> BartConfig:

@@ -76,6 +76,8 @@ class GeneratorModel:
         self.context_length: int = generator.config.context_length
         self.num_image_tokens: int = generator.num_image_tokens
         self.image_token_width: int = generator.token_width
+        self.reads_pixels: bool = generator.reads_pixels
+        """Whether a picture's tokens are patches of its pixels, 0 to 255, rather than a tower's states."""
         self.compute_dtype = str(dtype).removeprefix("torch.")
         self.device = device
         self._generator, self._tokenizer, self._golden, self._dtype = generator, tokenizer, golden, dtype

@@ -104,6 +104,14 @@ def golden_picture() -> Array:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
+def golden_tokens(shape: tuple[int, ...], *, is_pixels: bool) -> Array:
+    """Fixed picture tokens [B, K, P, W]: states of about unit size, or whole pixel values."""
+    rng = np.random.default_rng(0)
+    if is_pixels:
+        return rng.integers(0, 256, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
 def _norm(rows: Array) -> Array:
     norms: Array = np.linalg.norm(rows, axis=1)
     return norms

@@ -21,16 +21,16 @@ from PIL import Image
 from sightline.data.dialogues import query_text
 from sightline.errors import CapabilityMissing, ReleaseInvalid, SettingInvalid
 from sightline.models.clip_tokenizer import read_tower_tokenizer
-from sightline.models.config import TowerConfig, ZrigfConfig
+from sightline.models.config import FaithfulTowerConfig, TowerConfig, ZrigfConfig
 from sightline.models.encoder_model import EncoderModel
-from sightline.models.generator import ZrigfGenerator
+from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.generator_model import GeneratorModel
-from sightline.models.golden import REPLY, TEXTS, TURNS, Golden, golden_picture
-from sightline.models.model import ZrigfModel, build_model
+from sightline.models.golden import REPLY, TEXTS, TURNS, Golden, golden_picture, golden_tokens
+from sightline.models.model import ZrigfModel, build_any_tower, build_generator, build_model
 from sightline.models.precision import choose_dtype, ready_to_serve
 from sightline.models.repetition import FREE, RepetitionRules
 from sightline.models.tokenizer import DECODER_FILE, DialogueTokenizer, TowerTokenizer, read_tokenizer
-from sightline.models.towers import DualEncoder, build_tower
+from sightline.models.tower import Tower
 from sightline.models.transforms import Preprocess
 from sightline.models.weights import load_part, open_weights, space_digest, unique_state, write_weights
 
@@ -85,7 +85,9 @@ def load_model(folder: Path) -> LoadedModel:
     config = _read_config(folder)
     with open_weights(folder) as file:
         model = build_model(config, tower_source=_tower_source(folder, config))
-        model.tower.preprocess = _read_preprocess(folder)
+        model.tower.set_preprocess(_read_preprocess(folder))
+        if isinstance(model.generator, FaithfulGenerator):
+            model.generator.reader.set_preprocess(model.tower.preprocess)
         load_part(model, file=file, prefix="")
         space_id = _stored_space_id(file)
     return LoadedModel(
@@ -103,8 +105,8 @@ def load_encoder(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> E
     not those of the embedding space that it names.
     """
     config = _read_config(folder)
-    tower = build_tower(config.tower, source=_tower_source(folder, config))
-    tower.preprocess = _read_preprocess(folder)
+    tower = build_any_tower(config, source=_tower_source(folder, config))
+    tower.set_preprocess(_read_preprocess(folder))
     with open_weights(folder) as file:
         load_part(tower, file=file, prefix="tower.")
         space_id = _stored_space_id(file)
@@ -134,7 +136,9 @@ def load_generator(
     if config.decoder is None:
         raise CapabilityMissing("this release has towers only; it cannot generate", detail="decoder")
     with open_weights(folder) as file:
-        generator = ZrigfGenerator(config.decoder, config.fusion, token_width=_token_width(file))
+        generator = build_generator(config, token_width=_token_width(file))
+        if isinstance(generator, FaithfulGenerator):
+            generator.reader.set_preprocess(_read_preprocess(folder))
         load_part(generator, file=file, prefix="generator.")
         space_id = _stored_space_id(file)
     chosen = choose_dtype(dtype, device=device, width=config.decoder.d_model)
@@ -154,14 +158,14 @@ def load_generator(
 def _architecture(model: ZrigfModel, *, space_id: str) -> dict[str, Any]:
     generator = model.generator
     return {
-        "variant": "clip",
-        "tower": _saved_config(model.config).tower.tag or "custom",
+        "variant": model.config.variant,
+        "tower": _tag(_saved_config(model.config)) or "custom",
         _SPACE_KEY: space_id,
         "dimension": model.tower.dimension,
         "context_length": model.tower.context_length,
         "image_size": model.tower.preprocess.image_size,
         "num_image_tokens": model.num_image_tokens,
-        "image_token_width": model.tower.token_width,
+        "image_token_width": model.image_token_width,
         "has_generator": generator is not None,
         "min_score": model.config.min_score,
         "dialogue_context_length": 0 if generator is None else generator.config.context_length,
@@ -169,12 +173,12 @@ def _architecture(model: ZrigfModel, *, space_id: str) -> dict[str, Any]:
     }
 
 
-def _space_id(folder: Path, *, tower: DualEncoder, config: ZrigfConfig) -> str:
+def _space_id(folder: Path, *, tower: Tower, config: ZrigfConfig) -> str:
     settings = {
         "preprocess": tower.preprocess.to_json(),
         "context_length": str(tower.context_length),
         "normalisation": "l2",
-        "tokens": f"mean-pooled {config.fusion.token_grid}x{config.fusion.token_grid}",
+        "tokens": tower.describe_tokens(grid=config.fusion.token_grid),
     }
     files = [path for path in (folder / TOKENIZER_FOLDER).rglob("tower*") if path.is_file()]
     files += [path for path in (folder / TOKENIZER_FOLDER / "tower_hf").glob("*") if path.is_file()]
@@ -224,7 +228,7 @@ def _generator_golden(generator: GeneratorModel, *, tokenizer: DialogueTokenizer
     inputs: dict[str, Any] = {
         "context_ids": ids,
         "context_mask": mask,
-        "tokens": np.random.default_rng(0).standard_normal(shape, dtype=np.float32),
+        "tokens": golden_tokens(shape, is_pixels=generator.reads_pixels),
         "similarity": np.array([[0.3, 0.25], [0.2, 0.0]], dtype=np.float32),
         "image_mask": np.array([[1, 1], [1, 0]], dtype=np.int64),
         "labels": tokenizer.label_ids([REPLY, TURNS[0]], max_length=16),
@@ -253,14 +257,19 @@ def _read_config(folder: Path) -> ZrigfConfig:
 
 def _tower_source(folder: Path, config: ZrigfConfig) -> str:
     """The description inside the release, whatever the installed open_clip calls the tag."""
-    return f"local-dir:{folder / TOWER_FOLDER}" if config.tower.tag else ""
+    return f"local-dir:{folder / TOWER_FOLDER}" if _tag(config) else ""
+
+
+def _tag(config: ZrigfConfig) -> str:
+    return "" if isinstance(config.tower, FaithfulTowerConfig) else config.tower.tag
 
 
 def _saved_config(config: ZrigfConfig) -> ZrigfConfig:
     """The configuration without the path of a `local-dir:` architecture, which means nothing elsewhere."""
-    tag = config.tower.tag
+    tag = _tag(config)
     if not tag.startswith("local-dir:"):
         return config
+    assert isinstance(config.tower, TowerConfig), "only a tower of open_clip has a tag"
     return replace(config, tower=replace(config.tower, tag=f"local-dir:{Path(tag.removeprefix('local-dir:')).name}"))
 
 
@@ -271,7 +280,7 @@ def _read_preprocess(folder: Path) -> Preprocess:
         raise ReleaseInvalid(f"{PREPROCESS_FILE}: {error}") from error
 
 
-def _tower_tokenizer(folder: Path, tower: TowerConfig) -> TowerTokenizer:
+def _tower_tokenizer(folder: Path, tower: TowerConfig | FaithfulTowerConfig) -> TowerTokenizer:
     return read_tower_tokenizer(folder / TOKENIZER_FOLDER, context_length=tower.context_length)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightline.models.config import MaskingConfig, cell_side, num_masked_cells
 from sightline.models.fusion import CrossBlock
-from sightline.models.towers import DualEncoder
+from sightline.models.tower import Tower
 
 
 class PatchMasks(NamedTuple):
@@ -40,6 +40,11 @@ class MaskGenerator:
         target_BN = self._to_patches(masked_BC)
         kept_BN = torch.rand(target_BN.shape, generator=generator) < self.config.visible_ratio
         return PatchMasks(target=target_BN, hidden=target_BN & ~kept_BN)
+
+    def first(self, painted: int, *, given: PatchMasks | None, device: torch.device) -> PatchMasks:
+        """Masks of the first `painted` pictures on the device: of those given, else drawn."""
+        masks = self(painted) if given is None else PatchMasks(*(part[:painted] for part in given))
+        return PatchMasks(*(part.to(device) for part in masks))
 
     def _to_patches(self, cells_BC: Tensor) -> Tensor:
         times = self.cell_patches
@@ -72,7 +77,7 @@ class TextAssistedMIM(nn.Module):
         self.v2t, self.vision_block, self.head = v2t, vision_block, head
 
     def forward(
-        self, tower: DualEncoder, pixels_BCHW: Tensor, masks: PatchMasks, text_BLM: Tensor, text_mask_BL: Tensor
+        self, tower: Tower, pixels_BCHW: Tensor, masks: PatchMasks, text_BLM: Tensor, text_mask_BL: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(L1 on the masked pixels, a scalar; the painted pixels [B, 3, H, W]) from uint8 or normalised pixels."""
         pixels_BCHW = tower.normalize(pixels_BCHW)

@@ -21,7 +21,7 @@ def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logi
     so is the mean of their gradients, which DDP forms.
     """
     text_GD, image_GD = gather_with_gradient(torch.stack([text_BD, image_BD], dim=1)).unbind(dim=1)
-    own_B = torch.arange(len(text_BD), device=text_BD.device) + _rank() * len(text_BD)
+    own_B = own_rows(text_BD)
     rivals_BG = same_picture(pair_ids_B, own_B=own_B)
     # At a scale of 100 the eight bits of bfloat16 would blur neighbouring logits: never in mixed precision.
     with torch.autocast(text_BD.device.type, enabled=False):
@@ -32,7 +32,7 @@ def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logi
 
 def same_picture(pair_ids_B: Tensor, *, own_B: Tensor) -> Tensor:
     """[B, G] True where another pair shows the same picture and so is no negative."""
-    ids_G = _gather(pair_ids_B)
+    ids_G = gather(pair_ids_B)
     rivals_BG = pair_ids_B.unsqueeze(1) == ids_G.unsqueeze(0)
     rows_B = torch.arange(len(pair_ids_B), device=pair_ids_B.device)
     rivals_BG[rows_B, own_B] = False
@@ -41,14 +41,14 @@ def same_picture(pair_ids_B: Tensor, *, own_B: Tensor) -> Tensor:
 
 def gather_with_gradient(values: Tensor) -> Tensor:
     """The values [B, ...] of all workers as [G, ...] in order of rank; gradients flow back to their owners."""
-    return _Gather.apply(values) if _world_size() > 1 else values
+    return _Gather.apply(values) if world_size() > 1 else values
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         ctx.rows = len(values)
-        return _gather(values)
+        return gather(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -57,17 +57,32 @@ class _Gather(torch.autograd.Function):
         return total[_rank() * ctx.rows : (_rank() + 1) * ctx.rows]
 
 
-def _gather(values: Tensor) -> Tensor:
-    if _world_size() == 1:
+def gather(values: Tensor) -> Tensor:
+    """The values [B, ...] of all workers as [G, ...] in order of rank, without gradient."""
+    if world_size() == 1:
         return values
-    parts = [torch.empty_like(values) for _ in range(_world_size())]
+    parts = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.cat(parts)
 
 
-def _world_size() -> int:
+def own_rows(values: Tensor) -> Tensor:
+    """[B] where this worker's items stand among those of all workers."""
+    return torch.arange(len(values), device=values.device) + _rank() * len(values)
+
+
+def sum_of_workers(value: Tensor) -> Tensor:
+    """The sum of all workers' values, without gradient."""
+    total = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def world_size() -> int:
+    """Workers that train together; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _rank() -> int:
-    return dist.get_rank() if _world_size() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0

@@ -45,7 +45,10 @@ class TowerTokenizer(Protocol):
     context_length: int
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
+        """The texts as ids, each cut to `context_length`, its end-of-text kept.
+
+        CLIP's are cut at their end; BART's, which read dialogues, at their start.
+        """
 
     def save(self, folder: Path) -> None:
         """Write everything needed to load the tokenizer again into `folder`."""
@@ -134,17 +137,30 @@ class DialogueTokenizer:
 
         A text over `max_length` tokens loses its start: the newest turn stays.
         """
-        rows = [[self.bos_id, *self.encode(text)[-(max_length - 2) :], self.eos_id] for text in texts]
+        rows = [self._newest(self.encode(text), max_length=max_length) for text in texts]
         return self._padded(rows, value=self.pad_id), self._padded([[1] * len(row) for row in rows], value=0)
+
+    def tower_ids(self, texts: Sequence[str], *, context_length: int) -> TokenizedTexts:
+        """The texts as a faithful tower reads them: padded with the pad id to `context_length`, cut at their start."""
+        encoded = [self.encode(text) for text in texts]
+        ids = np.full((len(texts), context_length), self.pad_id, dtype=np.int64)
+        for row, tokens in enumerate(encoded):
+            kept = self._newest(tokens, max_length=context_length)
+            ids[row, : len(kept)] = kept
+        lengths = [len(tokens) + 2 for tokens in encoded]
+        return TokenizedTexts(ids=ids, num_tokens=lengths, is_truncated=[n > context_length for n in lengths])
 
     def label_ids(self, texts: Sequence[str], *, max_length: int) -> Ids:
         """Labels [N, L] of replies, start and end included, padded with -100, cut at the end to `max_length`."""
         rows = [[self.bos_id, *self.encode(text)[: max_length - 2], self.eos_id] for text in texts]
         return self._padded(rows, value=-100)
 
-    def save(self, folder: Path) -> None:
-        """Write `decoder.json`."""
-        self._tokenizer.save(str(folder / DECODER_FILE))
+    def save(self, folder: Path, *, name: str = DECODER_FILE) -> None:
+        """Write the tokenizer as `name`."""
+        self._tokenizer.save(str(folder / name))
+
+    def _newest(self, tokens: list[int], *, max_length: int) -> list[int]:
+        return [self.bos_id, *tokens[-(max_length - 2) :], self.eos_id]
 
     @staticmethod
     def _padded(rows: list[list[int]], *, value: int) -> Ids:

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from sightline.errors import SettingInvalid
 from sightline.models.config import TowerConfig
+from sightline.models.fusion import pool_tokens
 from sightline.models.pretrained import HF_TEXT_FOLDER, create_open_clip, model_config_of
 from sightline.models.text_tower import causal_text_tower
-from sightline.models.transforms import Normalize, Preprocess
-
-MAX_LOGIT_SCALE = 100.0
-"""Largest inverse temperature, as in CLIP."""
+from sightline.models.tower import Tower, capped_scale
+from sightline.models.transforms import Preprocess
 
 
-class DualEncoder(nn.Module):
-    """Texts and pictures to unit vectors of one space, and pictures to tokens."""
+class DualEncoder(Tower):
+    """An open_clip model: texts and pictures to unit vectors of one space, and pictures to tokens."""
 
     def __init__(
         self,
@@ -33,28 +32,15 @@ class DualEncoder(nn.Module):
         context_length: int,
         open_clip_config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(preprocess=preprocess, context_length=context_length)
         self.open_clip_config = open_clip_config
         # CoCa's captioning decoder has no part in either encoder: DDP would wait for its gradients.
         if hasattr(model, "text_decoder"):
             model.text_decoder = None
         self.model = model
-        self.preprocess = preprocess
-        self.normalize = Normalize(preprocess)
-        self.context_length = context_length
         self._text = causal_text_tower(model)
         self._patches = patch_reader(model.visual)
         self.grid, self.token_width, self.dimension = self._measure()
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of a picture: grid x grid."""
-        return self.grid * self.grid
-
-    @property
-    def patch_pixels(self) -> int:
-        """Side in pixels of the picture's part that one token stands for."""
-        return self.preprocess.image_size // self.grid
 
     @property
     def hides_by_token(self) -> bool:
@@ -96,14 +82,21 @@ class DualEncoder(nn.Module):
         return ids_BL[:, : int(self._text.end_of_text(ids_BL).max()) + 1]
 
     def logit_scale(self) -> Tensor:
-        """The inverse temperature, at most 100.
+        """The inverse temperature, at most 100."""
+        return capped_scale(self.model.logit_scale)
 
-        Past the limit the gradient still flows, so the parameter can come
-        back; a plain clamp would leave it stuck there.
-        """
-        raw = self.model.logit_scale
-        limit = torch.log(torch.tensor(MAX_LOGIT_SCALE, device=raw.device, dtype=raw.dtype))
-        return (raw - (raw - limit).clamp(min=0).detach()).exp().reshape(())
+    def index_tokens(self, pixels_BCHW: Tensor, *, grid: int) -> tuple[Tensor, Tensor]:
+        """(unit vectors [B, D], tokens [B, grid x grid, W]): the patch states, pooled."""
+        vectors_BD, tokens_BNW = self.encode_image(pixels_BCHW)
+        return vectors_BD, pool_tokens(tokens_BNW, grid=grid)
+
+    def index_token_shape(self, *, grid: int) -> tuple[int, int]:
+        """(grid x grid, W)."""
+        return grid**2, self.token_width
+
+    def describe_tokens(self, *, grid: int) -> str:
+        """What an index token is."""
+        return f"mean-pooled {grid}x{grid}"
 
     def save_text_config(self, folder: Path) -> None:
         """Write what a transformers text tower is made from, if this has one: a release then needs no hub to load."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import BartConfig
 from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer
 
+_NEW_PARTS = ("vision_attn", "vision_attn_layer_norm", "text_gate", "vision_gate", "mix")
+
 
 class InfoTransferDecoderLayer(BartDecoderLayer):
     """Stands in for a BartDecoderLayer whose memory is packed as [P picture tokens | L text tokens].
@@ -49,7 +51,7 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
         # Dividing by the gate makes the start exact, so that the gate need not be saturated to be harmless.
-        open_share = torch.sigmoid(torch.tensor(text_gate_bias)).item()
+        open_share = torch.sigmoid(torch.tensor(text_gate_bias, device="cpu")).item()
         self.mix.weight[:, width : 2 * width] = torch.eye(width) / open_share
 
     @torch.no_grad()
@@ -62,6 +64,13 @@ class InfoTransferDecoderLayer(BartDecoderLayer):
         # A closed-half gate lets 0.5 of what it guards through, so its share of the mix is doubled.
         self.mix.weight.copy_(torch.cat([half, 2 * half, 2 * half], dim=1))
         nn.init.zeros_(self.mix.bias)
+
+    @torch.no_grad()
+    def start_random(self) -> None:
+        """Start pictures, gates and mix as the authors do: at torch's own random weights, BART's path lost."""
+        fresh = InfoTransferDecoderLayer(self.self_attn.config, layer_idx=0, num_vision=self.num_vision)
+        for name in _NEW_PARTS:
+            getattr(self, name).load_state_dict(getattr(fresh, name).state_dict())
 
     def idle_parameters(self) -> list[nn.Parameter]:
         """The weights that no output depends on: none, as text and pictures are gated and mixed."""

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import BartForConditionalGeneration, DynamicCache, EncoderDecoderCache
 
 from sightline.data.dialogues import query_text
+from sightline.errors import SettingInvalid
+from sightline.models.config import CLIP
 from sightline.models.fusion import FusedMemory
 from sightline.models.generator import bart_config
 from trainer.experiments.answering import Exam, Sight, open_exam
@@ -38,7 +40,8 @@ def measure_cost(cell: Cell, out: Path) -> Outcome:
     One dialogue, three pictures, a reply of eight tokens whatever the model would
     say, one thread. Part and text-only model are timed turn by turn, so that
     other load strikes both. Memory is the parameters plus the peak of the
-    tensors that the part makes.
+    tensors that the part makes. Raises SettingInvalid for a faithful model: its
+    reader is tower and generator at once, and comes apart into no such parts.
     """
     torch.set_num_threads(1)
     name = str(cell.options["part"])
@@ -112,6 +115,8 @@ class _Parts:
 
     def __init__(self, exam: Exam) -> None:
         assert exam.built.model.generator is not None, "experiments train models with a generator"
+        if (variant := exam.built.model.config.variant) != CLIP:
+            raise SettingInvalid(f"model.variant: got {variant!r}; cost is taken of the parts of a {CLIP!r} model")
         self._model, self._generator = exam.built.model, exam.built.model.generator
         self._pool, self._k = exam.examiner(Sight()).pool, exam.model.config.evaluation.num_images
         self._pixels_BCHW = torch.from_numpy(np.array(exam.pool_NCHW[:1]))

@@ -72,6 +72,8 @@ def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Con
     base = _with_world(base, out=out)
     planned = planned_cells(suite, base, order=order)
     cells = [cell for cell in planned if order.only in {"", cell.experiment}]
+    if not cells:
+        raise UsageError(f"--only: experiment {order.only!r} has nothing to measure on a {base.model.variant!r} model")
     tasks = missing_tasks(cells, out)
     num_models = len({cell.model.digest for cell in cells})
     console.print(f"{len(cells)} cells of {num_models} models in {out}; {len(tasks)} tasks to run")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from sightline.models.config import CLIP
 from trainer.config import FitConfig, GenerativeSettings
 from trainer.experiments.answering import MAIN, Sight, measure_answers
 from trainer.experiments.cost import PARTS, measure_cost
@@ -48,8 +49,15 @@ def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
         *_losses(models),
         *_quality(full),
         *_labelled(models),
-        *(_cell("cost", part, full, measure=measure_cost, options={"part": part}, is_timed=True) for part in PARTS),
+        *_cost(full),
     ]
+
+
+def _cost(full: Model) -> list[Cell]:
+    """The parts of a clip model; a faithful one, whose reader is tower and generator at once, has no such parts."""
+    if full.config.model.variant != CLIP:
+        return []
+    return [_cell("cost", part, full, measure=measure_cost, options={"part": part}, is_timed=True) for part in PARTS]
 
 
 def zrigf_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

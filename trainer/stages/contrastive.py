@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
+from sightline.models.config import FAITHFUL
+from sightline.models.faithful.stage import FaithfulContrastiveStage
 from sightline.models.model import ContrastiveStage
 from trainer.architecture import Built
 from trainer.config import ContrastiveSettings
@@ -31,7 +33,8 @@ class ContrastiveObjective(Objective):
 
     def __init__(self, built: Built, *, settings: ContrastiveSettings) -> None:
         super().__init__()
-        self.stage = ContrastiveStage(built.model, trains_text_encoder=settings.train_text_encoder)
+        kind = FaithfulContrastiveStage if built.model.config.variant == FAITHFUL else ContrastiveStage
+        self.stage = kind(built.model, trains_text_encoder=settings.train_text_encoder)
         self.share = settings.tamim_share
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.errors import SettingInvalid, UsageError
+from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.model import ZrigfModel
 from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
@@ -70,7 +71,7 @@ def annotated_part(
 
 
 class GenerativeObjective(Objective):
-    """The mean cross-entropy of replies; holds the generator alone, so the towers stay as they are."""
+    """What a variant's stage 2 minimises; holds the generator alone, so the towers that retrieve stay as they are."""
 
     def __init__(self, model: ZrigfModel) -> None:
         super().__init__()
@@ -81,8 +82,15 @@ class GenerativeObjective(Objective):
             parameter.requires_grad_(False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{'loss': a scalar}."""
-        return {"loss": self.generator(**batch)}
+        """The losses by name; 'loss' is what to minimise."""
+        inputs = dict(batch)
+        image_ids_BK = inputs.pop("image_ids_BK")
+        if not isinstance(self.generator, FaithfulGenerator):
+            return {"loss": self.generator(**inputs)}
+        # Its reader weighs pictures itself; the scores of retrieval do not enter.
+        inputs.pop("similarity_BK")
+        losses = self.generator.losses(**inputs, image_ids_BK=image_ids_BK)
+        return {"loss": losses.total, "lm": losses.reply, "preservation": losses.preservation}
 
     def weigh(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How many tokens the replies have."""
@@ -145,6 +153,7 @@ class GenerativeBatches:
             "tokens_BKPW": torch.from_numpy(self._pictures.tokens_NPW[rows_BK]).float(),
             "similarity_BK": torch.from_numpy(cosines_BK),
             "image_mask_BK": torch.from_numpy(mask_BK),
+            "image_ids_BK": torch.from_numpy(rows_BK),
             "labels_BT": torch.from_numpy(labels),
         }
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from sightline.models.config import DecoderConfig, FusionConfig, TowerConfig, ZrigfConfig
+from sightline.models.config import DecoderConfig, FaithfulTowerConfig, FusionConfig, TowerConfig, ZrigfConfig
+from sightline.models.faithful.generator import FaithfulGenerator
+from sightline.models.faithful.tokenizer import BartTowerTokenizer
+from sightline.models.faithful.tower import FaithfulTower
 from sightline.models.model import ZrigfModel, build_model
 from sightline.models.release import save_release
 from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, train_tokenizer
@@ -110,6 +113,54 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path]
         shutil.copytree(folder, kept / "snapshots" / ("0" * 40))
 
     return put
+
+
+@dataclass(frozen=True)
+class FaithfulParts:
+    """The same for the other variant."""
+
+    config: ZrigfConfig
+    model: ZrigfModel
+    tower: FaithfulTower
+    generator: FaithfulGenerator
+    tower_tokenizer: BartTowerTokenizer
+    dialogue_tokenizer: DialogueTokenizer
+
+
+@pytest.fixture(scope="session")
+def faithful_config(small_config: ZrigfConfig) -> ZrigfConfig:
+    assert small_config.decoder is not None
+    tower = FaithfulTowerConfig(
+        text=small_config.decoder,
+        image_size=28,
+        patch_size=4,
+        vision_width=12,
+        vision_layers=2,
+        vision_heads=2,
+        vision_ffn=24,
+        context_length=CONTEXT_LENGTH,
+    )
+    return ZrigfConfig(tower=tower, decoder=small_config.decoder, fusion=FusionConfig())
+
+
+@pytest.fixture
+def faithful(faithful_config: ZrigfConfig, corpus_tokenizer: Tokenizer) -> FaithfulParts:
+    return build_faithful(faithful_config, corpus_tokenizer)
+
+
+def build_faithful(config: ZrigfConfig, tokenizer: Tokenizer) -> FaithfulParts:
+    model = build_model(config).eval()
+    assert isinstance(model.tower, FaithfulTower)
+    assert isinstance(model.generator, FaithfulGenerator)
+    dialogue = DialogueTokenizer.of_corpus(tokenizer)
+    return FaithfulParts(
+        config=config,
+        model=model,
+        tower=model.tower,
+        generator=model.generator,
+        tower_tokenizer=BartTowerTokenizer(dialogue, context_length=CONTEXT_LENGTH),
+        dialogue_tokenizer=dialogue,
+    )
 
 
 def build_small(config: ZrigfConfig, tokenizer: Tokenizer) -> SmallParts:

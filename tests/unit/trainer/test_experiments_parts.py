@@ -230,6 +230,12 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
     assert len({(cell.experiment, cell.name) for cell in cells}) == len(cells)
 
 
+def test_a_faithful_model_is_asked_everything_but_what_its_parts_cost() -> None:
+    faithful = replace(QUICK, model=replace(QUICK.model, variant="faithful"))
+    names = [(cell.experiment, cell.name) for cell in ZRIGF.cells(faithful, "data")]
+    assert names == [(cell.experiment, cell.name) for cell in _plan() if cell.experiment != "cost"]
+
+
 def test_every_claim_is_about_cells_of_the_plan() -> None:
     known = {(cell.experiment, cell.name) for cell in _plan()}
     named = {(claim.experiment, name) for claim in ZRIGF.claims for name in (claim.better, claim.worse)}

@@ -275,6 +275,17 @@ def test_the_cost_of_the_text_only_model_is_its_own_measure(base: FitConfig, tmp
     assert found[WHOLE]["latency_ms"] > 0
 
 
+def test_the_cost_of_a_faithful_models_parts_is_refused(base: FitConfig, tmp_path: Path) -> None:
+    faithful = replace_nested(base, values={"model.variant": "faithful"})
+    model = Model(config=faithful, data_digest="squares")
+    train_model(model, tmp_path)
+    cell = Cell(experiment="cost", name=WHOLE, seed=0, model=model, options={"part": WHOLE}, measure=measure_cost)
+    with pytest.raises(SettingInvalid, match=r"model.variant: got 'faithful'; cost is taken of the parts of a 'clip'"):
+        measure_cost(cell, tmp_path)
+    with pytest.raises(UsageError, match="experiment 'cost' has nothing to measure on a 'faithful' model"):
+        _run(ZRIGF, faithful, tmp_path, only="cost")
+
+
 def test_an_unknown_way_of_choosing_pictures_is_refused(base: FitConfig, tmp_path: Path) -> None:
     model = Model(config=base, data_digest="squares")
     train_model(model, tmp_path)

@@ -95,7 +95,7 @@ def test_a_half_written_store_goes_on(
     assert np.allclose(resumed.vectors_ND[:], expected.vectors_ND, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["tokens.f16", "vectors.f32", "pixels.sha", "sources.sha"])
+@pytest.mark.parametrize("name", ["tokens.raw", "vectors.f32", "pixels.sha", "sources.sha"])
 def test_a_store_that_was_torn_between_two_files_goes_on(
     built: Built, images: list[PoolImage], open_store: Callable[[], PictureStore], name: str
 ) -> None:

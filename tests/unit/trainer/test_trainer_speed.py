@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sightline.errors import SettingInvalid
-from sightline.models.config import MaskingConfig
+from sightline.models.config import VARIANTS, MaskingConfig
+from sightline.models.faithful.generator import FaithfulGenerator
+from sightline.models.faithful.tower import FaithfulTower
+from sightline.models.towers import DualEncoder
 from tests.unit.trainer.conftest import write_squares
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings, RunSettings, SpeedSettings
@@ -57,6 +60,10 @@ class Silent:
         self.loss = loss
 
 
+def of_variant(config: FitConfig, variant: str) -> FitConfig:
+    return replace(config, model=replace(config.model, variant=variant))
+
+
 def fresh(config: FitConfig) -> Built:
     """The model of the squares with every cell hidden and no dropout: a step has no randomness left."""
     calm = replace(config, model=replace(config.model, dropout=0.0))
@@ -81,13 +88,18 @@ def batch_of(stage: str, built: Built) -> Batch:
             "pair_ids_B": torch.tensor([0, 1, 2, 3, 4, 0, 6, 7]),
         }
     replies = ["it is red", "yes", "a", *texts[3:]]
-    width = built.model.tower.token_width
+    model = built.model
+    shape = (ITEMS, 2, model.num_image_tokens, model.image_token_width)
+    tokens = torch.randn(shape, generator=generator)
+    if model.tower.index_dtype == torch.uint8:
+        tokens = torch.randint(0, 256, shape, generator=generator).float()
     return {
         "context_ids_BL": ids,
         "context_mask_BL": mask,
-        "tokens_BKPW": torch.randn(ITEMS, 2, 4, width, generator=generator),
+        "tokens_BKPW": tokens,
         "similarity_BK": torch.rand(ITEMS, 2, generator=generator),
         "image_mask_BK": torch.arange(ITEMS)[:, None] % 3 > torch.arange(2)[None, :],
+        "image_ids_BK": torch.arange(2 * ITEMS).view(ITEMS, 2),
         "labels_BT": torch.from_numpy(built.dialogue_tokenizer.label_ids(replies, max_length=40)),
     }
 
@@ -217,17 +229,20 @@ def test_the_rate_falls_to_zero_in_optimiser_steps_whatever_the_parts(tiny_fit: 
     assert rates[-1] < 0.005
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_recomputed_activations_give_the_same_gradients(tiny_fit: FitConfig, stage: str) -> None:
-    plain = gradients_after_a_step(tiny_fit, stage=stage)
-    found = gradients_after_a_step(tiny_fit, stage=stage, speed=SpeedSettings(gradient_checkpointing=True))
+def test_recomputed_activations_give_the_same_gradients(tiny_fit: FitConfig, stage: str, variant: str) -> None:
+    config = of_variant(tiny_fit, variant)
+    plain = gradients_after_a_step(config, stage=stage)
+    found = gradients_after_a_step(config, stage=stage, speed=SpeedSettings(gradient_checkpointing=True))
     assert_close(found, plain)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_recomputing_runs_each_block_again(tiny_fit: FitConfig, stage: str) -> None:
+def test_recomputing_runs_each_block_again(tiny_fit: FitConfig, stage: str, variant: str) -> None:
     def runs(*, is_recomputed: bool) -> dict[str, int]:
-        built = fresh(tiny_fit)
+        built = fresh(of_variant(tiny_fit, variant))
         if is_recomputed:
             built.model.checkpoint_activations()
         objective, counts = objective_of(stage, built), dict.fromkeys(blocks_of(stage, built), 0)
@@ -250,16 +265,22 @@ def blocks_of(stage: str, built: Built) -> dict[str, nn.Module]:
     model, generator = built.model, built.model.generator
     assert generator is not None
     if stage == "contrastive":
+        if isinstance(model.tower, FaithfulTower):
+            return {"picture": model.tower.vit.layers[0].mlp}
+        assert isinstance(model.tower, DualEncoder)
         tower = model.tower.model
         return {"picture": tower.visual.transformer.resblocks[0].mlp, "text": tower.transformer.resblocks[0].mlp}
     bart = generator.bart.model
-    return {"encoder": bart.encoder.layers[0].fc1, "decoder": bart.decoder.layers[0].fc1}
+    read = {"picture": generator.reader.vit.layers[0].mlp} if isinstance(generator, FaithfulGenerator) else {}
+    return {"encoder": bart.encoder.layers[0].fc1, "decoder": bart.decoder.layers[0].fc1} | read
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_bfloat16_keeps_master_weights_and_nearly_the_gradients(tiny_fit: FitConfig, stage: str) -> None:
-    plain = gradients_after_a_step(tiny_fit, stage=stage)
-    mixed = gradients_after_a_step(tiny_fit, stage=stage, speed=SpeedSettings(precision="bfloat16"))
+def test_bfloat16_keeps_master_weights_and_nearly_the_gradients(tiny_fit: FitConfig, stage: str, variant: str) -> None:
+    config = of_variant(tiny_fit, variant)
+    plain = gradients_after_a_step(config, stage=stage)
+    mixed = gradients_after_a_step(config, stage=stage, speed=SpeedSettings(precision="bfloat16"))
     assert {value.dtype for value in mixed.values()} == {torch.float32}
     assert mixed["loss"].item() == pytest.approx(plain["loss"].item(), rel=0.02)
     assert mixed["loss"].item() != plain["loss"].item()
