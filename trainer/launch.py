@@ -111,7 +111,7 @@ def _ray_session(*, num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _quieten()
+    _settle_ray()
     if environment("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
@@ -128,13 +128,15 @@ def _ray_session(*, num_cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _quieten() -> None:
-    quiet = {
+def _settle_ray() -> None:
+    defaults = {
+        # Ray would move workers into folders of their own, where relative paths of the settings name nothing.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         # A report waits for the controller's next look; at the default of 2 s a short run would mostly wait.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
-    for name, value in quiet.items():
+    for name, value in defaults.items():
         if not environment(name):
             set_environment(name, value)

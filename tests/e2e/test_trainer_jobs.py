@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sightline.registry import Registry
+from trainer.journal import losses
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -67,6 +68,17 @@ def test_a_submitted_job_trains_and_publishes(dashboard: str, entrypoint: tuple[
     state = Registry(str(tmp_path / "registry")).channel("stable")
     assert state is not None
     assert state.generation == 1
+
+
+def test_relative_folders_mean_the_same_to_workers_as_to_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer", "fit", "toytown-smoke", "--stage1.steps", "2", "--stage2.steps", "2"]
+    environment = {**_environment(), "PYTHONPATH": str(ROOT)}
+    named = ["--data.root", "town", "--run.root", "runs", "--run.name", "one", "--registry", "registry"]
+    done = subprocess.run(
+        [*command, *named], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert [stage for stage, _, _ in losses(tmp_path / "runs" / "one")] == ["contrastive"] * 2 + ["generative"] * 2
 
 
 def _submit(command: list[str]) -> subprocess.CompletedProcess[str]:
