@@ -123,6 +123,9 @@ class ContrastiveSettings:
     """Optimiser steps; 0 with `init_from` keeps the towers and their embedding space."""
     batch_size: int = 64
     """Pictures a step over all workers; each picture with one of its captions."""
+    pair_share: float = 1.0
+    """Share of the captioned pictures to learn from, above 0; a smaller share is part of a larger one. Stage 2
+    retrieves from all of them whatever stands here."""
     accumulate: int = 1
     """Parts that a worker's share of the batch is read in, one after the other: memory of one part. A part meets the
     negatives of its own and of the other workers' same part, so more parts mean fewer negatives than `batch_size`;

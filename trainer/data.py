@@ -104,6 +104,19 @@ def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:
     return list(first.values())
 
 
+def paired_part(captions: Sequence[CaptionRecord], *, share: float) -> list[CaptionRecord]:
+    """The captions of a share of their pictures, chosen by id: those of a smaller share are among those of a larger.
+
+    Raises SettingInvalid for a share outside 0 to 1, UsageError if no picture is left.
+    """
+    if not 0.0 < share <= 1.0:
+        raise SettingInvalid(f"stage1.pair_share: got {share}, limits above 0 to 1")
+    part = [record for record in captions if _is_among(f"pair {record.image_id}", share=share)]
+    if not part:
+        raise UsageError(f"stage1.pair_share: {share} of {len(captions)} captions leaves no picture")
+    return part
+
+
 @dataclass(frozen=True)
 class EpochOrder:
     """An endless shuffled order over items: a function of seed and step alone, so a resumed run continues it."""
@@ -150,8 +163,8 @@ def _held_out_captions(
 ) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
     if settings.captions_val:
         return captions, _read_captions(settings, name=settings.captions_val)
-    train = [record for record in captions if not _is_held_out(record.image_id, share=settings.val_share)]
-    return train, [record for record in captions if _is_held_out(record.image_id, share=settings.val_share)]
+    train = [record for record in captions if not _is_among(record.image_id, share=settings.val_share)]
+    return train, [record for record in captions if _is_among(record.image_id, share=settings.val_share)]
 
 
 def _held_out_dialogues(
@@ -161,12 +174,12 @@ def _held_out_dialogues(
         path = _existing(settings, settings.dialogues_val)
         return dialogues, read_any_dialogues(path, skip_bad=settings.skip_bad)
     # Split by what was said, not by id: the same context twice must not stand on both sides.
-    held_out = [_is_held_out("\n".join(record.context), share=settings.val_share) for record in dialogues]
+    held_out = [_is_among("\n".join(record.context), share=settings.val_share) for record in dialogues]
     train = [record for record, is_held_out in zip(dialogues, held_out, strict=True) if not is_held_out]
     return train, [record for record, is_held_out in zip(dialogues, held_out, strict=True) if is_held_out]
 
 
-def _is_held_out(key: str, *, share: float) -> bool:
+def _is_among(key: str, *, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") < share * 2**32
 
 

@@ -36,8 +36,7 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
     scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
-    found = search(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
-    scores |= relevance_scores(built, found=found, values=corpus.fact_values(), settings=settings)
+    scores |= relevance(built, corpus=corpus, settings=settings, cache=cache)
     if corpus.questions:
         examiner = Examiner(built=built, pool=pool, images=corpus.pool, settings=settings, seed=seed)
         scores |= examiner.held_out(spread(corpus.questions, limit=settings.max_questions))
@@ -58,6 +57,13 @@ def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, c
     pool = _encode(built, corpus.pool, cache=cache)
     found = search(built, dialogues=_halves(corpus, settings=settings)[0], pictures=pool, settings=settings)
     return calibrate(built, found=found, settings=settings)
+
+
+def relevance(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path) -> Scores:
+    """What the model's floor is worth on the half of the held-out dialogues that did not set it."""
+    pool = _encode(built, corpus.pool, cache=cache)
+    found = search(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
+    return relevance_scores(built, found=found, values=corpus.fact_values(), settings=settings)
 
 
 def spread(items: Sequence[ItemT], *, limit: int) -> list[ItemT]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sightline.data.captions import CaptionRecord
 from sightline.data.pools import PoolImage
 from sightline.errors import SettingInvalid
 from trainer.architecture import Built, build, device_of
 from trainer.checkpoint import Position, read_position, read_weights
 from trainer.config import FitConfig
-from trainer.data import Corpus, load_corpus, training_record, unique_pictures
+from trainer.data import Corpus, load_corpus, paired_part, training_record, unique_pictures
 from trainer.journal import STAGES, Journal
 from trainer.pictures import load_pictures, read_pixels
 from trainer.reporting import Reporter
@@ -76,11 +77,12 @@ class _Worker:
         settings = self._config.stage1
         if settings.steps:
             self._built.model.start_stage_one()
+        captions = paired_part(self._corpus.captions_train, share=settings.pair_share)
         batches = ContrastiveBatches(
             self._built,
-            captions=self._corpus.captions_train,
+            captions=captions,
             dialogues=self._corpus.dialogues_train,
-            source=self._source(),
+            source=self._source(captions),
             settings=settings,
             seed=self._config.seed,
             rank=self._reporter.rank,
@@ -109,9 +111,8 @@ class _Worker:
         )
         return self._stage_run(Stage(batches=batches, objective=GenerativeObjective(model)), settings=settings)
 
-    def _source(self) -> PictureSource:
+    def _source(self, captions: Sequence[CaptionRecord]) -> PictureSource:
         seed, rank, world_size = self._config.seed, self._reporter.rank, self._reporter.world_size
-        captions = self._corpus.captions_train
         if all(record.span for record in captions):
             return StreamedPictures(
                 captions,

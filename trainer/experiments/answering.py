@@ -20,11 +20,12 @@ from sightline.metrics import grade_answer, grounded_accuracy, ranks_of_first_re
 from trainer.architecture import Built
 from trainer.config import from_json
 from trainer.data import Corpus, load_corpus
-from trainer.evaluate import Examiner, spread
+from trainer.evaluate import Examiner, score_floor, spread
 from trainer.experiments.damage import damaged
 from trainer.experiments.plan import Cell, Model, Outcome
 from trainer.experiments.training import running_config, trained
 from trainer.pictures import Pixels, load_pictures
+from trainer.relevance import ALWAYS, calibrated
 from trainer.store import Floats, Rows, encode_pictures
 
 MAIN = "grounded_accuracy"
@@ -47,6 +48,8 @@ class Sight:
     """How much of that damage."""
     wrong_share: float = 0.0
     """Share of the pictures shown that are exchanged for random wrong ones."""
+    is_gated: bool = False
+    """Show the pictures of a question only if the best scores the model's calibrated floor or more, as services do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ def measure_answers(cell: Cell, out: Path) -> Outcome:
     examiner = exam.examiner(sight)
     queries_QD, relevant_QN = examiner.queries(exam.questions), examiner.relevant(exam.questions)
     rows_QK = shown_rows(examiner, exam=exam, sight=sight, queries_QD=queries_QD)
-    texts = examiner.answers(exam.questions, rows_QK=rows_QK)
+    floor = exam.built.model.config.min_score if sight.is_gated else ALWAYS
+    texts = examiner.answers(exam.questions, rows_QK=rows_QK, min_score=floor)
     metrics = _scores(texts, questions=exam.questions)
     if rows_QK.shape[1]:
         metrics["right_picture_share"] = float(np.take_along_axis(relevant_QN, rows_QK, axis=1).mean())
@@ -95,16 +99,18 @@ def measure_answers(cell: Cell, out: Path) -> Outcome:
 
 @functools.lru_cache(maxsize=_KEPT_EXAMS)
 def open_exam(model: Model, out: Path) -> Exam:
-    """The exam of a trained model. Raises UsageError if its corpus has no questions."""
+    """The exam of a trained model, its score floor calibrated. Raises UsageError if its corpus has no questions."""
     config = running_config(model, out)
     corpus, built = load_corpus(config.data), trained(model, out)
     if not corpus.questions:
         raise UsageError("experiments: data.questions names no question; grounding needs some with known answers")
+    cache = config.run.root / "cache"
+    floor = score_floor(built, corpus=corpus, settings=config.evaluation, cache=cache)
     return Exam(
-        built=built,
+        built=calibrated(built, floor=floor),
         corpus=corpus,
         questions=spread(corpus.questions, limit=config.evaluation.max_questions),
-        pool_NCHW=load_pictures(corpus.pool, preprocess=built.model.tower.preprocess, cache=config.run.root / "cache"),
+        pool_NCHW=load_pictures(corpus.pool, preprocess=built.model.tower.preprocess, cache=cache),
         model=model,
     )
 

@@ -10,6 +10,7 @@ from sightline.models.config import CLIP
 from trainer.config import FitConfig, GenerativeSettings
 from trainer.experiments.answering import MAIN, Sight, measure_answers
 from trainer.experiments.cost import PARTS, measure_cost
+from trainer.experiments.gating import measure_gate
 from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite
 from trainer.overrides import replace_nested
 
@@ -31,6 +32,8 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "tamim 3": {"stage1.tamim_weight": 3.0},
     "smoothing 0.1": {"stage2.label_smoothing": 0.1},
 }
+FEW_PAIRS = 0.25
+"""Share of the captioned pictures in the harder setting."""
 NUM_PICTURES = (0, 1, 2, 3, 5, 8)
 SHARES = (0.01, 0.05, 0.25, 1.0)
 _SHOWN = (MAIN, "colour_accuracy", "place_accuracy", "retrieval_recall_at_1")
@@ -39,7 +42,7 @@ _TUNED_STEPS, _TUNED_RATE = 1 / 3, 0.3
 
 
 def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
-    """Every cell of all seven experiments for one seed, that of `base`."""
+    """Every cell of all experiments for one seed, that of `base`."""
     models = _Models(base, data_digest=data_digest)
     full = models.changed({})
     return [
@@ -49,6 +52,8 @@ def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
         *_losses(models),
         *_quality(full),
         *_labelled(models),
+        *_harder(models),
+        *_gate(full),
         *_cost(full),
     ]
 
@@ -136,7 +141,8 @@ def _ablation(models: _Models) -> list[Cell]:
 
 def _relevance(full: Model) -> list[Cell]:
     kinds = [_asked("relevance", kind, full, pictures=kind) for kind in ("retrieved", "random", "shuffled", "oracle")]
-    return [*kinds, _asked("relevance", "none", full, k=0)]
+    gated = _asked("relevance", "random over the floor", full, pictures="random", is_gated=True)
+    return [*kinds, gated, _asked("relevance", "none", full, k=0)]
 
 
 def _pictures(full: Model) -> list[Cell]:
@@ -162,6 +168,21 @@ def _labelled(models: _Models) -> list[Cell]:
     cells = [_asked("labelled", "fine-tuned 0%", models.changed({}))]
     cells += [_asked("labelled", f"fine-tuned {_percent(share)}", models.tuned(share)) for share in SHARES]
     return cells + [_asked("labelled", f"labels only {_percent(share)}", models.labelled(share)) for share in SHARES]
+
+
+def _harder(models: _Models) -> list[Cell]:
+    named = {name: models.changed(ABLATIONS[name]) for name in (FULL, "no-tamim", "no-mf", "no-it")}
+    few = {name: models.changed({**ABLATIONS[name], "stage1.pair_share": FEW_PAIRS}) for name in (FULL, "no-tamim")}
+    return [
+        *(_asked("harder", f"few pairs: {name}", model) for name, model in few.items()),
+        *(_asked("harder", f"half wrong: {name}", model, wrong_share=0.5) for name, model in named.items()),
+        *(_asked("harder", f"noise: {name}", model, damage="noise", amount=0.2) for name, model in named.items()),
+    ]
+
+
+def _gate(full: Model) -> list[Cell]:
+    sights = {"every picture": Sight(), "over the floor": Sight(is_gated=True), "no picture": Sight(k=0)}
+    return [_cell("gate", name, full, measure=measure_gate, options=asdict(sight)) for name, sight in sights.items()]
 
 
 def _percent(share: float) -> str:
@@ -213,6 +234,27 @@ _EXPERIMENTS = (
         is_logarithmic=True,
     ),
     Experiment(
+        name="harder",
+        title="Where a part should count more",
+        question="Stage 1 on a quarter of the captioned pictures; half of the pictures shown exchanged for wrong ones; "
+        "every picture of the pool noisy (a fifth of white).",
+        metrics=_SHOWN,
+    ),
+    Experiment(
+        name="gate",
+        title="When no picture is shown",
+        question="The full model with every retrieved picture, with those of dialogues whose best picture scores the "
+        "calibrated floor or more, and with none: questions answered right, and held-out dialogues whose reply states "
+        "a fact (visual) or none (small talk).",
+        metrics=(
+            MAIN,
+            "small_talk_picture_rate",
+            "visual_picture_rate",
+            "small_talk_perplexity",
+            "visual_perplexity",
+        ),
+    ),
+    Experiment(
         name="cost",
         title="What each part costs",
         question="One reply of eight tokens on one thread, as ratios to a plain BART of the same size measured in "
@@ -259,6 +301,30 @@ _CLAIMS = (
     Claim(experiment="quality", better="clean", worse="noise 0.4", text="Strong noise hurts."),
     Claim(experiment="quality", better="clean", worse="coarse 8", text="An eighth of the resolution hurts."),
     Claim(experiment="quality", better="clean", worse="wrong 100%", text="Wrong pictures alone hurt."),
+    Claim(
+        experiment="relevance",
+        better="random",
+        worse="random over the floor",
+        text="The floor keeps random pictures from being believed.",
+    ),
+    Claim(
+        experiment="gate",
+        better="over the floor",
+        worse="every picture",
+        margin=-0.05,
+        text="The floor costs no more than 0.05 of the questions.",
+    ),
+    *(
+        Claim(experiment="harder", better=f"{setting}: {FULL}", worse=f"{setting}: {worse}", text=text)
+        for setting, worse, text in (
+            ("few pairs", "no-tamim", "Masked image modelling helps where pairs are few."),
+            ("half wrong", "no-mf", "Fusion helps where half of the pictures are wrong."),
+            ("half wrong", "no-it", "Information transfer helps where half of the pictures are wrong."),
+            ("noise", "no-tamim", "Masked image modelling helps on noisy pictures."),
+            ("noise", "no-mf", "Fusion helps on noisy pictures."),
+            ("noise", "no-it", "Information transfer helps on noisy pictures."),
+        )
+    ),
     Claim(
         experiment="labelled",
         better="fine-tuned 100%",

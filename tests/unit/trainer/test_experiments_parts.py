@@ -216,6 +216,8 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
         "losses",
         "quality",
         "labelled",
+        "harder",
+        "gate",
         "cost",
     }
     assert [cell.name for cell in cells if cell.experiment == "ablation"] == list(ABLATIONS)
@@ -223,6 +225,7 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
     assert {c.name for c in cells if c.experiment == "relevance"} == {
         "retrieved",
         "random",
+        "random over the floor",
         "shuffled",
         "none",
         "oracle",
@@ -247,7 +250,7 @@ def test_each_distinct_model_is_planned_once() -> None:
     cells = _plan()
     by_name = {(cell.experiment, cell.name): cell.model.digest for cell in cells}
     assert by_name["ablation", "full"] == by_name["losses", "tamim 1"] == by_name["relevance", "oracle"]
-    assert by_name["ablation", "no-tamim"] == by_name["losses", "tamim 0"]
+    assert by_name["ablation", "no-tamim"] == by_name["losses", "tamim 0"] == by_name["harder", "noise: no-tamim"]
     stages = {cell.model.parent.digest for cell in cells if cell.model.parent and cell.experiment == "ablation"}
     assert len(stages) == 3  # full, no-tim and no-tamim; the rest share that of full or have none
 

@@ -20,8 +20,9 @@ from sightline.data.questions import QuestionRecord, write_questions
 from sightline.errors import SettingInvalid, UsageError
 from tests.unit.trainer.conftest import COLOURS
 from trainer.config import FitConfig
-from trainer.experiments.answering import MAIN, Sight, measure_answers
+from trainer.experiments.answering import MAIN, Sight, measure_answers, open_exam
 from trainer.experiments.cost import TEXT_ONLY, WHOLE, measure_cost
+from trainer.experiments.gating import measure_gate
 from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite
 from trainer.experiments.run import Order, missing_tasks, planned_cells, run_experiments
 from trainer.experiments.schedule import LocalExecutor, run_tasks
@@ -29,6 +30,7 @@ from trainer.experiments.training import running_config, train_model, weights_fo
 from trainer.experiments.zrigf import ZRIGF
 from trainer.loop import run_folder, train
 from trainer.overrides import replace_nested
+from trainer.relevance import calibrated
 from trainer.reporting import LocalReporter
 
 pytestmark = pytest.mark.slow
@@ -260,6 +262,30 @@ def test_annotated_dialogues_of_unknown_pictures_are_refused(base: FitConfig, tm
     config = replace_nested(base, values={"data.dialogues_annotated": Path("annotated.jsonl")})
     with pytest.raises(UsageError, match=r"dialogue a names the picture 'nowhere'"):
         train_model(Model(config=config, data_digest=""), tmp_path)
+
+
+def test_a_gate_shows_no_more_than_every_picture_and_no_less_than_none(base: FitConfig, tmp_path: Path) -> None:
+    cells = {cell.name: cell for cell in ZRIGF.cells(base, "squares") if cell.experiment == "gate"}
+    _train_all(cells["no picture"].model, tmp_path)
+    found = {name: measure_gate(cell, tmp_path).metrics for name, cell in cells.items()}
+    every, over, none = (found[name] for name in ("every picture", "over the floor", "no picture"))
+    assert every["score_floor"] == over["score_floor"]
+    assert (every["small_talk_picture_rate"], none["small_talk_picture_rate"]) == (1.0, 0.0)
+    assert 0.0 <= over["small_talk_picture_rate"] <= 1.0
+    assert every["small_talk_perplexity"] != none["small_talk_perplexity"]
+    blind = replace(cells["every picture"], options=asdict(Sight(k=0)), measure=measure_answers)
+    assert measure_answers(blind, tmp_path).metrics[MAIN] == none[MAIN]
+
+
+def test_what_is_under_the_floor_is_answered_without_a_picture(base: FitConfig, tmp_path: Path) -> None:
+    cells = {cell.name: cell for cell in ZRIGF.cells(base, "squares") if cell.experiment == "gate"}
+    model = cells["no picture"].model
+    _train_all(model, tmp_path)
+    calibrated(open_exam(model, tmp_path).built, floor=1.0)
+    found = {name: measure_gate(cell, tmp_path) for name, cell in cells.items()}
+    assert found["over the floor"].samples == found["no picture"].samples
+    perplexities = {name: outcome.metrics["small_talk_perplexity"] for name, outcome in found.items()}
+    assert perplexities["over the floor"] == perplexities["no picture"] != perplexities["every picture"]
 
 
 def test_the_cost_of_the_text_only_model_is_its_own_measure(base: FitConfig, tmp_path: Path) -> None:

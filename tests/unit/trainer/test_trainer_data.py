@@ -12,7 +12,7 @@ from sightline.data.pools import PoolImage
 from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from sightline.models.transforms import Preprocess
 from trainer.config import FitConfig
-from trainer.data import EpochOrder, load_corpus, unique_pictures
+from trainer.data import EpochOrder, load_corpus, paired_part, unique_pictures
 from trainer.pictures import load_pictures
 
 
@@ -52,6 +52,26 @@ def test_a_picture_with_two_captions_is_one_picture(tiny_fit: FitConfig) -> None
     images = unique_pictures(corpus.captions_train)
     assert len(images) == len({record.image_id for record in corpus.captions_train})
     assert 2 * len(images) == len(corpus.captions_train)
+
+
+def test_fewer_pairs_are_whole_pictures_and_part_of_more(tiny_fit: FitConfig) -> None:
+    captions = load_corpus(tiny_fit.data).captions_train
+    parts = [{record.image_id for record in paired_part(captions, share=share)} for share in (0.3, 0.6, 1.0)]
+    assert parts[0] < parts[1] < parts[2]
+    assert paired_part(captions, share=1.0) == list(captions)
+    assert all(record in paired_part(captions, share=0.3) for record in captions if record.image_id in parts[0])
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.1])
+def test_a_share_of_pairs_outside_its_limits_is_refused(share: float) -> None:
+    with pytest.raises(SettingInvalid, match=rf"stage1\.pair_share: got {share}, limits above 0 to 1"):
+        paired_part([], share=share)
+
+
+def test_a_share_that_leaves_no_picture_is_refused(tiny_fit: FitConfig) -> None:
+    captions = load_corpus(tiny_fit.data).captions_train
+    with pytest.raises(UsageError, match=f"1e-09 of {len(captions)} captions leaves no picture"):
+        paired_part(captions, share=1e-9)
 
 
 def test_the_digest_follows_the_questions_that_nothing_answers(tiny_fit: FitConfig, corpus_folder: Path) -> None:
