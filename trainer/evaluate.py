@@ -97,7 +97,7 @@ class Examiner:
         scores |= self._accuracies(questions, rows_QK=rows_QK, prefix="gated", min_score=floor)
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :_NO_PICTURES], prefix="text_only")
         scores |= self._accuracies(questions, rows_QK=self.drawn(~relevant_QN), prefix="random_picture")
-        scores |= self._accuracies(questions, rows_QK=self.drawn(relevant_QN), prefix="oracle")
+        scores |= self._accuracies(questions, rows_QK=self.nearest(queries_QD, allowed_QN=relevant_QN), prefix="oracle")
         scores |= self._accuracies(questions, rows_QK=rows_QK[:, :1], prefix="one_picture")
         return scores | {"num_questions": float(len(questions)), "num_pool_pictures": float(len(self.images))}
 
@@ -155,6 +155,12 @@ class Examiner:
         """The pictures [Q, K] that the queries find, best first."""
         k = self.settings.num_images
         return nearest_pictures(queries_QD, pictures_ND=self.pool.vectors_ND, k=k)[0]
+
+    def nearest(self, queries_QD: Floats, *, allowed_QN: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rows:
+        """The pictures [Q, K] that a search finds among the allowed ones of each query alone, best first."""
+        k = min(self.settings.num_images, int(allowed_QN.sum(axis=1).min()))
+        cosines_QN = np.where(allowed_QN, queries_QD @ self.pool.vectors_ND[:].T, -np.inf)
+        return np.argsort(-cosines_QN, axis=1, kind="stable")[:, :k]
 
     def relevant(self, questions: Sequence[QuestionRecord]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """[Q, N] True where a picture shows the subject of a question."""

@@ -15,10 +15,12 @@ from trainer.answers import Flags, ResponseLosses, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.retrieval import retrieve
+from trainer.shown import UNKNOWN, drawn, query_vectors
 from trainer.store import EncodedPictures, Floats, Rows
 
 ALWAYS, NEVER = -1.0, 2.0
 """Floors under every cosine and above every cosine."""
+_CHANCE_QUANTILE, _CHANCE_SEED = 0.99, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +51,22 @@ def calibrate(built: Built, *, found: Searched, settings: EvaluationSettings) ->
     """The highest floor whose replies cost no more than the best floor's, by `floor_tolerance` nats a token.
 
     A picture is worth looking at if it makes the held-out reply likelier: no
-    label says which dialogues are visual.
+    label says which dialogues are visual. Nor is it if random pictures score as
+    much, where that forgoes nothing.
     """
     with_pictures = _losses(built, found=found, floor=ALWAYS, settings=settings)
     without = _losses(built, found=found, floor=NEVER, settings=settings)
     slack = settings.floor_tolerance * float(without.num_tokens_B.sum())
-    return highest_floor(found.cosines_BK[:, 0], gain_B=without.nll_B - with_pictures.nll_B, slack=slack)
+    gain_B = without.nll_B - with_pictures.nll_B
+    return highest_floor(found.cosines_BK[:, 0], gain_B=gain_B, slack=slack, chance=_chance(built, found=found))
 
 
-def highest_floor(best_B: Floats, *, gain_B: npt.NDArray[np.floating], slack: float) -> float:
+def highest_floor(best_B: Floats, *, gain_B: npt.NDArray[np.floating], slack: float, chance: float = ALWAYS) -> float:
     """The highest floor that forgoes at most `slack` more than the best floor does, -1 to 1.
 
-    best_B is each dialogue's highest cosine, gain_B what its pictures spare.
+    best_B is each dialogue's highest cosine, gain_B what its pictures spare. The
+    floor lies half-way between the highest score that it drops, or `chance` if
+    that is higher, and the lowest that it keeps.
     """
     order_B = np.argsort(best_B, kind="stable")
     scores_B = best_B[order_B].astype(np.float64)
@@ -68,10 +74,9 @@ def highest_floor(best_B: Floats, *, gain_B: npt.NDArray[np.floating], slack: fl
     # Behind the last of equal scores: a floor cannot tell them apart.
     is_border = np.concatenate([[True], np.append(scores_B[1:] > scores_B[:-1], True)])
     count = int(np.flatnonzero(is_border & (forgone <= forgone[is_border].min() + slack)).max())
-    if count == 0:
-        return ALWAYS
+    below = scores_B[count - 1] if count else ALWAYS
     above = scores_B[count] if count < len(scores_B) else 1.0
-    return float(np.clip((scores_B[count - 1] + above) / 2, -1.0, 1.0))
+    return float(np.clip((max(below, min(chance, above)) + above) / 2, -1.0, 1.0))
 
 
 def calibrated(built: Built, *, floor: float) -> Built:
@@ -97,6 +102,14 @@ def relevance_scores(
             scores |= {f"{prefix}{name}_perplexity": _perplexity(each.part(chosen_M)) for name, each in losses.items()}
             scores[f"{prefix}picture_rate"] = float(found.shown(floor=floor)[chosen_M].mean())
     return scores
+
+
+def _chance(built: Built, *, found: Searched) -> float:
+    """The score that the best of as many random pictures reaches for one dialogue in a hundred."""
+    queries_BD = query_vectors(built, found.dialogues)
+    unknown_B = np.full(len(queries_BD), UNKNOWN)
+    random = drawn(queries_BD, pictures=found.pictures, k=found.rows_BK.shape[1], known_Q=unknown_B, seed=_CHANCE_SEED)
+    return float(np.quantile(random.cosines_QK.max(axis=1), _CHANCE_QUANTILE))
 
 
 def _groups(dialogues: Sequence[DialogueRecord], *, values: frozenset[str]) -> dict[str, Rows]:

@@ -39,7 +39,8 @@ class Sight:
     """What a model is shown with each question."""
 
     pictures: str = "retrieved"
-    """`retrieved`, `oracle` (showing the subject), `random` (not showing it) or `shuffled` (found for another one)."""
+    """`retrieved`, `oracle` (the nearest that show the subject), `random` (not showing it) or `shuffled` (found for
+    another one)."""
     k: int = 3
     """Pictures shown at most; 0 shows none."""
     damage: str = ""
@@ -48,7 +49,7 @@ class Sight:
     """How much of that damage."""
     wrong_share: float = 0.0
     """Share of the pictures shown that are exchanged for random wrong ones."""
-    is_gated: bool = False
+    is_gated: bool = True
     """Show the pictures of a question only if the best scores the model's calibrated floor or more, as services do."""
 
 
@@ -119,7 +120,7 @@ def shown_rows(examiner: Examiner, *, exam: Exam, sight: Sight, queries_QD: Floa
     """The rows [Q, K] of the pool that each question is asked with. Raises SettingInvalid for another kind."""
     relevant_QN = examiner.relevant(exam.questions)
     if sight.pictures == "oracle":
-        rows_QK = examiner.drawn(relevant_QN)
+        rows_QK = examiner.nearest(queries_QD, allowed_QN=relevant_QN)
     elif sight.pictures == "random":
         rows_QK = examiner.drawn(~relevant_QN)
     elif sight.pictures in {"retrieved", "shuffled"}:

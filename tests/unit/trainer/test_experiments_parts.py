@@ -225,7 +225,7 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
     assert {c.name for c in cells if c.experiment == "relevance"} == {
         "retrieved",
         "random",
-        "random over the floor",
+        "random without a floor",
         "shuffled",
         "none",
         "oracle",

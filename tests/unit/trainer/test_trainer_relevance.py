@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +30,26 @@ def test_the_floor_equals_a_search_over_all(seed: int, slack: float) -> None:
     best = rng.choice(np.linspace(-0.5, 0.9, 9), size=25).astype(np.float32)
     gain = rng.normal(0.2, 1.0, size=25).astype(np.float32)
     floor = highest_floor(best, gain_B=gain, slack=slack)
-    candidates = [-1.0, *(np.unique(best)[:-1] + np.unique(best)[1:]) / 2, (best.max() + 1) / 2]
+    edges = [-1.0, *np.unique(best), 1.0]
+    candidates = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
     least = min(forgone_by_hand(one, best, gain) for one in candidates)
     allowed = [one for one in candidates if forgone_by_hand(one, best, gain) <= least + slack + 1e-4]
     assert floor == pytest.approx(max(allowed), abs=1e-5)
 
 
-def test_pictures_that_help_every_dialogue_are_always_shown() -> None:
-    assert highest_floor(np.array([0.2, 0.5]), gain_B=np.array([1.0, 1.0]), slack=0.0) == ALWAYS
+def test_pictures_that_help_every_dialogue_are_shown_to_every_dialogue() -> None:
+    assert highest_floor(np.array([0.2, 0.5]), gain_B=np.array([1.0, 1.0]), slack=0.0) < 0.2
+
+
+def test_a_floor_that_drops_no_dialogue_lies_above_chance() -> None:
+    best, gain = np.array([0.6, 0.7]), np.array([1.0, 1.0])
+    assert highest_floor(best, gain_B=gain, slack=0.0, chance=0.4) == pytest.approx(0.5)
+    assert highest_floor(best, gain_B=gain, slack=0.0, chance=0.9) == pytest.approx(0.6)  # and yet drops none
+
+
+def test_a_floor_that_drops_more_than_chance_does_not_heed_it() -> None:
+    best, gain = np.array([0.5, 0.7]), np.array([-1.0, 1.0])
+    assert highest_floor(best, gain_B=gain, slack=0.0, chance=0.4) == pytest.approx(0.6)
 
 
 def test_pictures_that_help_nobody_are_never_shown() -> None:
