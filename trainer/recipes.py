@@ -40,6 +40,9 @@ TOYTOWN_TINY = FitConfig(
 )
 """Both stages on the generated world, in minutes on two cores."""
 
+TOYTOWN_LONG = replace(TOYTOWN_TINY, recipe="toytown-long", channel="", stage2=replace(TOYTOWN_TINY.stage2, steps=2400))
+"""The same with a second stage that ends where its curve is flat: what experiments compare."""
+
 TOYTOWN_TEXT_ONLY = replace(
     TOYTOWN_TINY,
     recipe="toytown-text-only",
@@ -125,7 +128,16 @@ EMOJI = replace(
 
 RECIPES: Mapping[str, FitConfig] = {
     config.recipe: config
-    for config in (TOYTOWN_TINY, TOYTOWN_TEXT_ONLY, TOYTOWN_LEAKY, TOYTOWN_SMOKE, TOYTOWN_QUICK, FOLDER, EMOJI)
+    for config in (
+        TOYTOWN_TINY,
+        TOYTOWN_LONG,
+        TOYTOWN_TEXT_ONLY,
+        TOYTOWN_LEAKY,
+        TOYTOWN_SMOKE,
+        TOYTOWN_QUICK,
+        FOLDER,
+        EMOJI,
+    )
 }
 """Every recipe by name."""
 
