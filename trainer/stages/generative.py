@@ -96,6 +96,14 @@ class GenerativeObjective(Objective):
         """How many tokens the replies have."""
         return (batch["labels_BT"] != -100).sum()
 
+    def scaled(self, losses: Mapping[str, Tensor], *, share: Tensor, even: float) -> dict[str, Tensor]:
+        """Replies count by their tokens, the preservation loss by contexts: of those all parts have equally many."""
+        if not isinstance(self.generator, FaithfulGenerator):
+            return super().scaled(losses, share=share, even=even)
+        reply, preservation = losses["lm"] * share, losses["preservation"] * even
+        total = reply + self.generator.preservation_weight * preservation
+        return {"loss": total, "lm": reply, "preservation": preservation}
+
 
 class GenerativeBatches:
     """The batches of stage 2. Each is a function of seed, step and worker."""
