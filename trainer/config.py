@@ -195,6 +195,11 @@ class GenerativeSettings:
     max_response_tokens: int = 32
     """Longest response trained on, in tokens; longer ones are cut."""
 
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid for a number of pictures that is none; `image_dropout` 1 shows none."""
+        _check_least("stage2.num_images", self.num_images)
+        _check_least("stage2.num_candidates", self.num_candidates)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSettings:
@@ -230,6 +235,10 @@ class EvaluationSettings:
     floor_tolerance: float = 0.001
     """Nats a token that held-out replies may cost more for the sake of a higher score floor: the higher the floor, the
     fewer pictures are shown to dialogues that do not need one. Below 0 keeps every picture."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid for a number of pictures that is none; replies without any are measured anyway."""
+        _check_least("evaluation.num_images", self.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +358,11 @@ def training_settings(config: FitConfig) -> dict[str, Any]:
 def training_digest(config: FitConfig) -> str:
     """Digest of `training_settings`: a name for what a run trains."""
     return hashlib.sha256(json.dumps(training_settings(config), sort_keys=True).encode()).hexdigest()
+
+
+def _check_least(name: str, value: int) -> None:
+    if value < 1:
+        raise SettingInvalid(f"{name}: got {value}, must be at least 1")
 
 
 def _plain(value: Any) -> Any:

@@ -43,7 +43,10 @@ class Corpus:
     strangers: Sequence[DialogueRecord]
     """Questions that nothing answers."""
     file_digests: Mapping[str, str]
-    """sha256 of each file that the records were read from, by its path below the root."""
+    """sha256 of each file that the records were read from, by its path below the root; of the pictures that they
+    name, which may be huge, of ids and sizes."""
+    skip_bad: bool = False
+    """Whether pictures that cannot be decoded are left out rather than refused."""
 
     @property
     def digest(self) -> str:
@@ -74,18 +77,21 @@ def load_corpus(settings: DataSettings) -> Corpus:
     dialogues = read_any_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)
     dialogues_train, dialogues_val = _held_out_dialogues(settings, dialogues=dialogues)
+    pool = _pool(settings, name=settings.pool) if settings.pool else unique_pictures(captions_val)
+    pool_train = _pool(settings, name=settings.pool_train) if settings.pool_train else []
     corpus = Corpus(
         captions_train=captions_train,
         captions_val=captions_val,
         dialogues_train=dialogues_train,
         dialogues_val=dialogues_val,
         dialogues_annotated=_annotated(settings, captions=captions_train),
-        pool=_pool(settings, name=settings.pool) if settings.pool else unique_pictures(captions_val),
-        pool_train=_pool(settings, name=settings.pool_train) if settings.pool_train else [],
-        questions=_questions(settings, name=settings.questions),
+        pool=pool,
+        pool_train=pool_train,
+        questions=_questions_about(pool, settings=settings),
         questions_seen=_questions(settings, name=settings.questions_seen),
         strangers=_strangers(settings),
-        file_digests=_file_digests(settings),
+        file_digests=_file_digests(settings) | _picture_digests(captions=captions, pool=pool, pool_train=pool_train),
+        skip_bad=settings.skip_bad,
     )
     _check_not_empty(corpus)
     return corpus
@@ -174,7 +180,8 @@ def _held_out_dialogues(
         path = _existing(settings, settings.dialogues_val)
         return dialogues, read_any_dialogues(path, skip_bad=settings.skip_bad)
     # Split by what was said, not by id: the same context twice must not stand on both sides.
-    held_out = [_is_among("\n".join(record.context), share=settings.val_share) for record in dialogues]
+    said = ["\n".join(record.context or (record.response,)) for record in dialogues]
+    held_out = [_is_among(text, share=settings.val_share) for text in said]
     train = [record for record, is_held_out in zip(dialogues, held_out, strict=True) if not is_held_out]
     return train, [record for record, is_held_out in zip(dialogues, held_out, strict=True) if is_held_out]
 
@@ -204,6 +211,16 @@ def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRec
     return read_questions(_existing(settings, name), skip_bad=settings.skip_bad) if name else []
 
 
+def _questions_about(pool: Sequence[PoolImage], *, settings: DataSettings) -> list[QuestionRecord]:
+    questions, known = _questions(settings, name=settings.questions), {image.image_id for image in pool}
+    for question in questions:
+        if unknown := set(question.relevant_image_ids) - known:
+            raise DataLineInvalid(
+                f"{settings.questions}: question {question.id}: relevant_image_ids: {min(unknown)!r} is not in the pool"
+            )
+    return questions
+
+
 def _strangers(settings: DataSettings) -> list[DialogueRecord]:
     if settings.strangers is None:
         return []
@@ -225,6 +242,22 @@ def _file_digests(settings: DataSettings) -> dict[str, str]:
     )
     files = [path for name in names if name is not None for path in files_of(settings.root / name)]
     return {_below(settings.root, path): _sha256(path) for path in files}
+
+
+def _picture_digests(
+    *, captions: Sequence[CaptionRecord], pool: Sequence[PoolImage], pool_train: Sequence[PoolImage]
+) -> dict[str, str]:
+    """A digest of what pictures there are and of their sizes; a picture inside a tar is told by the tar."""
+    named = {"captions": unique_pictures(captions), "pool": pool, "pool_train": pool_train}
+    return {f"pictures of {name}": _listing(images) for name, images in named.items() if images}
+
+
+def _listing(images: Sequence[PoolImage]) -> str:
+    total = hashlib.sha256()
+    for image in images:
+        size = image.path.stat().st_size if image.span is None else image.span.length
+        total.update(f"{image.image_id} {size}\n".encode())
+    return total.hexdigest()
 
 
 def _below(root: Path, path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,10 +18,9 @@ from trainer.answers import answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
-from trainer.pictures import read_pixels
 from trainer.relevance import ALWAYS, NEVER, calibrate, relevance_scores, search
 from trainer.retrieval import encode_texts, nearest_pictures, ranks_of_relevant, retrieve
-from trainer.store import EncodedPictures, Floats, PictureStore, Rows
+from trainer.store import EncodedPictures, Floats, Rows, encode_pool
 
 ItemT = TypeVar("ItemT")
 Scores = dict[str, float]
@@ -32,7 +30,7 @@ _NO_PICTURES = 0
 
 def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path, seed: int) -> Scores:
     """Every score that the corpus allows, by name; pictures of the pool were never trained on."""
-    pool = _encode(built, corpus.pool, cache=cache)
+    pool = encode_pool(built.model, corpus.pool, cache=cache, skip_bad=corpus.skip_bad)
     scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
@@ -54,14 +52,14 @@ def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, c
     """
     if settings.floor_tolerance < 0:
         return ALWAYS
-    pool = _encode(built, corpus.pool, cache=cache)
+    pool = encode_pool(built.model, corpus.pool, cache=cache, skip_bad=corpus.skip_bad)
     found = search(built, dialogues=_halves(corpus, settings=settings)[0], pictures=pool, settings=settings)
     return calibrate(built, found=found, settings=settings)
 
 
 def relevance(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path) -> Scores:
     """What the model's floor is worth on the half of the held-out dialogues that did not set it."""
-    pool = _encode(built, corpus.pool, cache=cache)
+    pool = encode_pool(built.model, corpus.pool, cache=cache, skip_bad=corpus.skip_bad)
     found = search(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
     return relevance_scores(built, found=found, values=corpus.fact_values(), settings=settings)
 
@@ -167,7 +165,8 @@ class Examiner:
         row_of = self.pool.rows_by_id(self.images)
         relevant_QN = np.zeros((len(questions), len(self.pool.vectors_ND)), dtype=bool)
         for query, question in enumerate(questions):
-            relevant_QN[query, [row_of[image_id] for image_id in question.relevant_image_ids]] = True
+            rows = [row_of[image_id] for image_id in question.relevant_image_ids if image_id in row_of]
+            relevant_QN[query, rows] = True
         return relevant_QN
 
     def drawn(self, allowed_QN: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Rows:
@@ -185,10 +184,11 @@ def _halves(corpus: Corpus, *, settings: EvaluationSettings) -> tuple[list[Dialo
 
 def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
     images = unique_pictures(corpus.captions_val)
-    pictures = _encode(built, images, cache=cache)
+    pictures = encode_pool(built.model, images, cache=cache, skip_bad=corpus.skip_bad)
     row_of = pictures.rows_by_id(images)
-    relevant = [np.array([row_of[record.image_id]]) for record in corpus.captions_val]
-    queries_QD = encode_texts(built, [record.caption for record in corpus.captions_val])
+    captions = [record for record in corpus.captions_val if record.image_id in row_of]
+    relevant = [np.array([row_of[record.image_id]]) for record in captions]
+    queries_QD = encode_texts(built, [record.caption for record in captions])
     ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
     recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
     found = {f"caption_{name}": value for name, value in recalls.items()}
@@ -208,8 +208,3 @@ def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings
         batch_size=settings.batch_size,
     )
     return {"perplexity": perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B)}
-
-
-def _encode(built: Built, images: Sequence[PoolImage], *, cache: Path) -> EncodedPictures:
-    pixels_of = partial(read_pixels, preprocess=built.model.tower.preprocess)
-    return PictureStore(cache, model=built.model).encoded(images, pixels_of=pixels_of)

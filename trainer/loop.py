@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from trainer.checkpoint import Position, read_position, read_weights
 from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus, paired_part, training_record, unique_pictures
 from trainer.journal import STAGES, Journal
-from trainer.pictures import load_pictures, read_pixels
+from trainer.pictures import load_pictures
 from trainer.reporting import Reporter
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
 from trainer.stages.sources import PictureSource, ShuffledPictures, StreamedPictures
 from trainer.step import Pace, Stage, StageRun, StepSettings, run_stage
-from trainer.store import EncodedPictures, PictureStore
+from trainer.store import EncodedPictures, encode_pool
 
 
 def train(config: FitConfig, *, reporter: Reporter) -> None:
@@ -128,8 +127,8 @@ class _Worker:
     def _pictures(self) -> tuple[list[PoolImage], EncodedPictures]:
         """What training dialogues retrieve from, and how the tower of now sees it."""
         images = [*unique_pictures(self._corpus.captions_train), *self._corpus.pool_train]
-        store = PictureStore(self._cache, model=self._built.model)
-        return images, store.encoded(images, pixels_of=partial(read_pixels, preprocess=self._preprocess))
+        skip_bad = self._config.data.skip_bad
+        return images, encode_pool(self._built.model, images, cache=self._cache, skip_bad=skip_bad)
 
     def _stage_run(self, stage: Stage, *, settings: StepSettings) -> StageRun:
         run = self._config.run

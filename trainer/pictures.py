@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from sightline.models.transforms import Preprocess
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 _THREADS = 4
 _CHUNK = 256
+_log = logging.getLogger(__name__)
 
 
 def load_pictures(images: Sequence[PoolImage], *, preprocess: Preprocess, cache: Path) -> Pixels:
@@ -42,6 +44,15 @@ def read_pixels(image: PoolImage, *, preprocess: Preprocess) -> Pixels:
     except OSError as error:
         raise DataLineInvalid(f"{image.path} (image_id {image.image_id}): {error}") from error
     return decoded(image, data=data, preprocess=preprocess)
+
+
+def pixels_or_none(image: PoolImage, *, preprocess: Preprocess) -> Pixels | None:
+    """As `read_pixels`, but of a picture that cannot be decoded None, and a line in the log."""
+    try:
+        return read_pixels(image, preprocess=preprocess)
+    except DataLineInvalid as error:
+        _log.warning("skipped %s", error.message)
+        return None
 
 
 def decoded(image: PoolImage, *, data: bytes, preprocess: Preprocess) -> Pixels:

@@ -41,6 +41,10 @@ class Objective(nn.Module):
         """How many items the mean is over, a scalar: what a part of a batch counts beside the others."""
         raise NotImplementedError
 
+    def scaled(self, losses: Mapping[str, Tensor], *, share: Tensor, even: float) -> dict[str, Tensor]:
+        """What a part adds to each loss of the whole: its `share` of all items, or `even`, one over the parts."""
+        return {name: value * share for name, value in losses.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -177,9 +181,10 @@ def _backward(run: StageRun, *, objective: nn.Module, batch: Batch) -> dict[str,
         with _quiet_until(objective, is_last=number == len(parts)):
             with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.speed.precision == "bfloat16"):
                 losses = objective(part)
-            (losses["loss"] * share).backward()
-        for name, value in losses.items():
-            totals[name] = totals.get(name, torch.zeros_like(share)) + value.detach().float() * share
+            added = run.stage.objective.scaled(losses, share=share, even=1 / len(parts))
+            added["loss"].backward()
+        for name, value in added.items():
+            totals[name] = totals.get(name, torch.zeros_like(share)) + value.detach().float()
     return {name: _mean_over_workers(value) for name, value in totals.items()}
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from sightline.models.model import ZrigfModel
 from sightline.models.weights import space_digest, unique_state
 from trainer.architecture import device_of
 from trainer.digests import DIGEST, DIGEST_BYTES, DigestIndex
-from trainer.pictures import Pixels
+from trainer.pictures import Pixels, pixels_or_none, read_pixels
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Tokens = np.ndarray[Any, np.dtype[np.float16]] | np.ndarray[Any, np.dtype[np.uint8]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-PixelsOf = Callable[[PoolImage], Pixels]
+PixelsOf = Callable[[PoolImage], Pixels | None]
+"""Decodes a picture; None leaves it out."""
+LEFT_OUT = -1
+"""In place of the row of a picture that was left out."""
 
 _THREADS = 4
 _CHUNK = 64
@@ -49,6 +53,7 @@ class StoredArray:
     def __init__(self, path: Path, *, dtype: str, shape: tuple[int, ...], rows: Rows) -> None:
         self._path, self._dtype, self._row_shape, self._rows = path, np.dtype(dtype), shape, rows
         self.shape = (len(rows), *shape)
+        self._num_needed = int(rows.max(initial=-1)) + 1
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,7 +63,8 @@ class StoredArray:
         if not len(self._rows):
             return np.zeros((*self._rows[index].shape, *self._row_shape), self._dtype)
         # Mapped anew each time: pages of a mapping that stays would count as this process's memory.
-        stored = np.memmap(self._path, dtype=self._dtype, mode="r").reshape(-1, *self._row_shape)
+        # Behind the rows that are needed, another process may be half-way through writing the next.
+        stored = np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._num_needed, *self._row_shape))
         return np.array(stored[self._rows[index]])
 
 
@@ -71,18 +77,19 @@ class EncodedPictures:
     tokens_NPW: StoredArray | Tokens
     """Fusion tokens, equal to those that the index stores."""
     row_of_image: Rows
-    """For each picture that was asked for, its row among the N; equal for pictures that are the same."""
+    """For each picture that was asked for, its row among the N, equal for pictures that are the same, or LEFT_OUT."""
     digest: str = ""
     """Tower and pool, for keys; '' if unknown."""
 
     def rows_by_id(self, images: Sequence[PoolImage]) -> dict[str, int]:
-        """The row of each of the pictures that were asked for, which are `images`, by id."""
-        return {image.image_id: row for image, row in zip(images, self.row_of_image.tolist(), strict=True)}
+        """The row of each of the pictures that were asked for, which are `images`, by id; none of one left out."""
+        rows = zip(images, self.row_of_image.tolist(), strict=True)
+        return {image.image_id: row for image, row in rows if row != LEFT_OUT}
 
     def first_of_rows(self, images: Sequence[PoolImage]) -> list[PoolImage]:
         """For each row the first of `images` that it shows."""
-        _, first = np.unique(self.row_of_image, return_index=True)
-        return [images[int(place)] for place in first]
+        rows, first = np.unique(self.row_of_image, return_index=True)
+        return [images[int(place)] for place in first[rows != LEFT_OUT]]
 
 
 class PictureStore:
@@ -105,14 +112,19 @@ class PictureStore:
     def encoded(self, images: Iterable[PoolImage], *, pixels_of: PixelsOf) -> EncodedPictures:
         """Every picture, those that the store lacks decoded by `pixels_of` (called in threads) and encoded first.
 
+        What it gives no pixels of is left out, and asked for again the next time.
+
         Memory is a chunk of pictures and some 60 bytes a picture. What
         `pixels_of` raises passes through; pictures before the bad one stay.
         """
         with self._locked():
             rows = self._rows(images, pixels_of=pixels_of)
-        _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+        kept = rows[rows != LEFT_OUT]
+        _, first, inverse = np.unique(kept, return_index=True, return_inverse=True)
         order = np.argsort(first)
-        distinct = rows[first[order]]
+        distinct = kept[first[order]]
+        row_of_image = np.full(len(rows), LEFT_OUT, dtype=np.int64)
+        row_of_image[rows != LEFT_OUT] = np.argsort(order)[inverse]
         return EncodedPictures(
             vectors_ND=StoredArray(
                 self.folder / _VECTORS, dtype="<f4", shape=(self._model.tower.dimension,), rows=distinct
@@ -120,7 +132,7 @@ class PictureStore:
             tokens_NPW=StoredArray(
                 self.folder / _TOKENS, dtype=self._token_dtype.str, shape=self._token_shape, rows=distinct
             ),
-            row_of_image=np.argsort(order)[inverse].astype(np.int64),
+            row_of_image=row_of_image,
             digest=f"{self.folder.name}-{hashlib.sha256(distinct.tobytes()).hexdigest()[:16]}",
         )
 
@@ -131,19 +143,24 @@ class PictureStore:
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def _drop_torn_rows(self) -> None:
-        """Cut every file to the rows that all of them hold: a crash may have ended between two files."""
+        """Cut every file to the rows that all of them hold: a crash may have ended between two files.
+
+        Notes of lost rows go too: the next pictures of these numbers are others.
+        """
         paths = {name: self.folder / name for name in (*self._widths, _SOURCES)}
         for path in paths.values():
             path.touch()
         self.num_rows = min(paths[name].stat().st_size // width for name, width in self._widths.items())
         for name, width in self._widths.items():
             os.truncate(paths[name], self.num_rows * width)
-        os.truncate(paths[_SOURCES], paths[_SOURCES].stat().st_size // _SOURCE.itemsize * _SOURCE.itemsize)
+        notes = np.fromfile(paths[_SOURCES], dtype=_SOURCE)
+        kept = notes[notes["row"] < self.num_rows]
+        if kept.nbytes < paths[_SOURCES].stat().st_size:
+            paths[_SOURCES].write_bytes(kept.tobytes())
 
     def known_sources(self) -> DigestIndex:
         """Rows by the digest of the file they came from."""
         known = np.fromfile(self.folder / _SOURCES, dtype=_SOURCE)
-        known = known[known["row"] < self.num_rows]
         return DigestIndex(known["digest"], rows=known["row"])
 
     def known_pixels(self) -> DigestIndex:
@@ -182,20 +199,20 @@ class _Fill:
         missing = [place for place, digest in enumerate(sources) if self._sources.row(digest) is None]
         if missing:
             self._add([images[place] for place in missing], sources=[sources[place] for place in missing])
-        return np.array([self._sources.row(digest) for digest in sources], dtype=np.int64)
+        rows = (self._sources.row(digest) for digest in sources)
+        return np.array([LEFT_OUT if row is None else row for row in rows], dtype=np.int64)
 
     def _add(self, images: Sequence[PoolImage], *, sources: Sequence[bytes]) -> None:
         with ThreadPoolExecutor(max_workers=_THREADS) as pool:
-            pixels = list(pool.map(self._pixels_of, images))
-        digests = [hashlib.sha256(picture.tobytes()).digest()[:DIGEST_BYTES] for picture in pixels]
-        fresh = {
-            digest: picture for digest, picture in zip(digests, pixels, strict=True) if self._pixels.row(digest) is None
-        }
-        if fresh:
+            read = list(zip(sources, pool.map(self._pixels_of, images), strict=True))
+        pixels = {source: picture for source, picture in read if picture is not None}
+        digests = [hashlib.sha256(picture.tobytes()).digest()[:DIGEST_BYTES] for picture in pixels.values()]
+        decoded = zip(digests, pixels.values(), strict=True)
+        if fresh := {digest: picture for digest, picture in decoded if self._pixels.row(digest) is None}:
             self._encode(fresh)
         rows = [self._pixels.known(digest) for digest in digests]
-        self._store.remember(sources, rows=rows)
-        for source, row in zip(sources, rows, strict=True):
+        self._store.remember(list(pixels), rows=rows)
+        for source, row in zip(pixels, rows, strict=True):
             self._sources.add(source, row=row)
 
     def _encode(self, fresh: dict[bytes, Pixels]) -> None:
@@ -204,6 +221,17 @@ class _Fill:
         self._store.append(tokens=tokens_BPW, vectors=vectors_BD, pixels=list(fresh))
         for place, digest in enumerate(fresh):
             self._pixels.add(digest, row=first_row + place)
+
+
+def encode_pool(model: ZrigfModel, images: Sequence[PoolImage], *, cache: Path, skip_bad: bool) -> EncodedPictures:
+    """The pictures as the model's tower sees them, kept in its store below `cache`.
+
+    Raises DataLineInvalid naming the first that cannot be decoded, unless
+    `skip_bad`, which leaves it out and logs it.
+    """
+    read = pixels_or_none if skip_bad else read_pixels
+    pixels_of = partial(read, preprocess=model.tower.preprocess)
+    return PictureStore(cache, model=model).encoded(images, pixels_of=pixels_of)
 
 
 def encode_pictures(model: ZrigfModel, pixels_NCHW: Pixels) -> EncodedPictures:

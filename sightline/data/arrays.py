@@ -47,7 +47,7 @@ def iter_array(path: Path, *, chunk: int = _CHUNK) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", path=path) from error
     except UnicodeDecodeError as error:
-        raise DataLineInvalid(f"{path}: not UTF-8: {error.reason}") from error
+        raise DataLineInvalid(f"{path}:{_line_that_is_not_utf8(path)}: not UTF-8: {error.reason}") from error
 
 
 class _Scanner:
@@ -117,3 +117,17 @@ class _Scanner:
     def _broken(self, why: str, *, at: int | None = None) -> DataLineInvalid:
         line = self._lines_gone + self._text.count("\n", 0, self._at if at is None else at) + 1
         return DataLineInvalid(f"{self._path}:{line}: not JSON: {why}")
+
+
+def _line_that_is_not_utf8(path: Path) -> int:
+    """Its number from 1, found by reading the file once more: text is decoded ahead of the lines that are counted."""
+    with path.open("rb") as file:
+        return next((number for number, line in enumerate(file, start=1) if not _is_utf8(line)), 0)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -21,7 +21,7 @@ from sightline.data.dialogues import DialogueRecord, read_dialogues, read_reddit
 from sightline.data.image_chat import read_image_chat, read_image_chat_captions
 from sightline.data.lines import SkipReport
 from sightline.data.pools import PoolImage, read_pool
-from sightline.data.shards import read_shards, shard_paths
+from sightline.data.shards import read_shard_pool, read_shards, shard_paths
 from sightline.errors import DataLineInvalid, UsageError
 
 
@@ -85,13 +85,16 @@ def read_any_pool(
     if kind == "coco":
         return read_coco_pool(path, images=images or _pictures_of(path), skip_bad=skip_bad, report=report)
     if kind == "webdataset":
-        return [record.image for record in read_shards(shard_paths(path), skip_bad=skip_bad, report=report)]
+        return read_shard_pool(shard_paths(path), skip_bad=skip_bad, report=report)
     raise UsageError(f"{path}: {kind} is no pool of pictures", path=path)
 
 
 def _json_format(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", path=path) from error
     if start != b"[":
         return "coco"
     where, first = next(iter_array(path), (f"{path}: item 1", None))

@@ -22,7 +22,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.lines import SkipReport, checked_object, collect, text_field
-from sightline.data.pools import Span
+from sightline.data.pools import PoolImage, Span
 from sightline.errors import DataLineInvalid, UsageError
 
 _PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -54,11 +54,17 @@ def read_shards(
 
     Ids are tar name / sample key. No picture is read. Raises DataLineInvalid
     naming the tar, the sample and the field, also for a tar that is cut short or
-    compressed; with `skip_bad` samples without picture or caption are counted in
-    `report`.
+    compressed, and for a key that occurs twice in a tar; with `skip_bad` such
+    samples, and those without picture or caption, are counted in `report`.
     """
-    samples = ((f"{path}: {sample.key}", sample) for path in paths for sample in _headers(path))
-    return collect(samples, parse=_record, skip_bad=skip_bad, report=report)
+    return collect(_listed(paths), parse=_record, skip_bad=skip_bad, report=report)
+
+
+def read_shard_pool(
+    paths: Sequence[Path], *, skip_bad: bool = False, report: SkipReport | None = None
+) -> list[PoolImage]:
+    """The picture of every sample, captioned or not, as `read_shards` lists them. Raises what it raises."""
+    return collect(_listed(paths), parse=_image, skip_bad=skip_bad, report=report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +172,10 @@ class ShardStream:
                 return
 
     def _shard_pairs(self, shard: int) -> Iterator[tuple[int, bytes]]:
-        path, rows = self._shards[shard]
+        path, rows = self._shards[shard][0], dict(self._shards[shard][1])
         num_given = 0
-        named = ((rows.get(f"{path.stem}/{sample['__key__']}"), sample) for sample in _samples(path))
+        # Taken out, so that of a key that occurs twice the second is not streamed: nor was it listed.
+        named = ((rows.pop(f"{path.stem}/{sample['__key__']}", None), sample) for sample in _samples(path))
         known = ((row, sample) for row, sample in named if row is not None)
         for row, sample in islice(known, self._first, None, self._stride):
             num_given += 1
@@ -187,6 +194,8 @@ class _Headers(NamedTuple):
     key: str
     members: Mapping[str, tarfile.TarInfo]
     read: Callable[[str], bytes]
+    is_repeated: bool = False
+    """Whether the tar had a sample of this key before."""
 
 
 def _headers(path: Path) -> Iterator[_Headers]:
@@ -229,14 +238,26 @@ def _content(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name:
     return file.read()
 
 
-def _record(sample: _Headers) -> CaptionRecord:
+def _listed(paths: Sequence[Path]) -> Iterator[tuple[str, _Headers]]:
+    for path in paths:
+        seen = set[str]()
+        for sample in _headers(path):
+            yield f"{path}: {sample.key}", sample._replace(is_repeated=sample.key in seen)
+            seen.add(sample.key)
+
+
+def _image(sample: _Headers) -> PoolImage:
+    if sample.is_repeated:
+        raise ValueError("key: occurs twice in the tar")
     picture = sample.members[_picture_name(sample.members)]
-    return CaptionRecord(
-        image_id=f"{sample.path.stem}/{sample.key}",
-        path=sample.path,
-        caption=_caption(sample).strip(),
-        span=Span(picture.offset_data, picture.size),
-    )
+    image_id, span = f"{sample.path.stem}/{sample.key}", Span(picture.offset_data, picture.size)
+    return PoolImage(image_id=image_id, path=sample.path, span=span)
+
+
+def _record(sample: _Headers) -> CaptionRecord:
+    image = _image(sample)
+    caption = _caption(sample).strip()
+    return CaptionRecord(image_id=image.image_id, path=image.path, caption=caption, span=image.span)
 
 
 def _picture_name(members: Mapping[str, Any]) -> str:

@@ -55,13 +55,15 @@ def annotated_part(
 ) -> AnnotatedDialogues | None:
     """A share of the dialogues, at least one, drawn in the same order for every share; None for 0.
 
-    `row_of` gives the row of a picture by its id. Raises SettingInvalid for a
+    `row_of` gives the row of a picture by its id; dialogues about pictures that
+    were left out have none, and are no part of any share. Raises SettingInvalid for a
     share outside 0 to 1, UsageError if there is nothing to take a share of.
     """
     if not 0.0 <= share <= 1.0:
         raise SettingInvalid(f"stage2.annotated_share: got {share}, limits 0 to 1")
     if share == 0.0:
         return None
+    dialogues = [record for record in dialogues if record.image_id in row_of]
     if not dialogues:
         raise UsageError(f"stage2.annotated_share: got {share}, but data.dialogues_annotated names no dialogue")
     order = np.random.default_rng(_ANNOTATED_SALT).permutation(len(dialogues))
@@ -95,6 +97,14 @@ class GenerativeObjective(Objective):
     def weigh(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How many tokens the replies have."""
         return (batch["labels_BT"] != -100).sum()
+
+    def scaled(self, losses: Mapping[str, Tensor], *, share: Tensor, even: float) -> dict[str, Tensor]:
+        """Replies count by their tokens, the preservation loss by contexts: of those all parts have equally many."""
+        if not isinstance(self.generator, FaithfulGenerator):
+            return super().scaled(losses, share=share, even=even)
+        reply, preservation = losses["lm"] * share, losses["preservation"] * even
+        total = reply + self.generator.preservation_weight * preservation
+        return {"loss": total, "lm": reply, "preservation": preservation}
 
 
 class GenerativeBatches:

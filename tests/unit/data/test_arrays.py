@@ -58,8 +58,8 @@ def test_what_is_no_array_is_named_by_line(tmp_path: Path, text: str, why: str, 
 
 def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_bytes(b'["\xff"]')
-    with pytest.raises(DataLineInvalid, match=r"a\.json: not UTF-8"):
+    path.write_bytes('["\ufffd",\n"'.encode() + b'\xff"]')
+    with pytest.raises(DataLineInvalid, match=r"a\.json:2: not UTF-8"):
         list(iter_array(path))
 
 

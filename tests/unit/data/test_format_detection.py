@@ -64,6 +64,11 @@ def test_a_pool_is_read_from_any_format(folder: Path, name: str) -> None:
     assert len(read_any_pool(folder / name)) == 1
 
 
+def test_a_file_that_is_not_there_is_a_usage_error(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.json: cannot be read"):
+        read_any_dialogues(folder / "none.json")
+
+
 def test_a_format_without_what_is_asked_for_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="reddit holds no captions"):
         read_any_captions(folder / "reddit.json")

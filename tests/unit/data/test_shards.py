@@ -17,7 +17,7 @@ from PIL import Image
 from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.lines import SkipReport
 from sightline.data.pictures import decode_picture
-from sightline.data.shards import ShardStream, StreamPosition, read_shards, shard_paths
+from sightline.data.shards import ShardStream, StreamPosition, read_shard_pool, read_shards, shard_paths
 from sightline.errors import DataLineInvalid, UsageError
 
 
@@ -90,6 +90,28 @@ def test_a_bad_sample_is_named_by_tar_sample_and_field(
         read_shards([path])
     assert len(read_shards([path], skip_bad=True, report=report)) == 1
     assert why in report.skipped[0]
+
+
+def test_pictures_of_a_pool_need_no_captions(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("2.png", png(2)), ("2.txt", b"two"), ("3.txt", b"three")])
+    report = SkipReport()
+    pool = read_shard_pool([path], skip_bad=True, report=report)
+    assert [(image.image_id, image.read_bytes()) for image in pool] == [("a/1", png(1)), ("a/2", png(2))]
+    assert "a.tar: 3: jpg/jpeg/png/webp: none of them among txt" in report.skipped[0]
+
+
+def test_a_key_that_occurs_twice_is_refused_or_taken_once(tmp_path: Path) -> None:
+    pairs = [
+        (f"{key}.{kind}", data)
+        for key, n in (("1", 1), ("2", 2), ("1", 3))
+        for kind, data in (("png", png(n)), ("txt", b"text"))
+    ]
+    path = write_tar(tmp_path / "a.tar", pairs)
+    with pytest.raises(DataLineInvalid, match=r"a\.tar: 1: key: occurs twice in the tar"):
+        read_shards([path])
+    records = read_shards([path], skip_bad=True, report=SkipReport())
+    streamed = {pair.row: pair.data for pair in islice(ShardStream(records, seed=0).pairs(), 4)}
+    assert streamed == {0: png(1), 1: png(2)}
 
 
 @pytest.mark.parametrize("length", [100, 700, 1100])

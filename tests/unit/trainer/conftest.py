@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,23 @@ from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.dialogues import DialogueRecord, write_dialogues
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings, ModelSettings, RunSettings
 from trainer.recipes import FOLDER
+from trainer.reporting import LocalReporter
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+class KilledAfter(LocalReporter):
+    """A worker that dies right after it kept its n-th checkpoint."""
+
+    def __init__(self, run: Path, *, checkpoints: int) -> None:
+        super().__init__(run, keep=2)
+        self._left = checkpoints
+
+    def save(self, write: Callable[[Path], None], *, stage: str, step: int, loss: float) -> None:
+        super().save(write, stage=stage, step=step, loss=loss)
+        self._left -= 1
+        if self._left == 0:
+            raise InterruptedError
 
 
 def write_squares(root: Path) -> FitConfig:

@@ -17,8 +17,8 @@ from trainer.architecture import Built, build
 from trainer.config import FitConfig
 from trainer.data import load_corpus
 from trainer.digests import DigestIndex
-from trainer.pictures import Pixels, load_pictures, read_pixels
-from trainer.store import PictureStore, encode_pictures
+from trainer.pictures import Pixels, load_pictures, pixels_or_none, read_pixels
+from trainer.store import LEFT_OUT, PictureStore, encode_pictures
 
 
 @pytest.fixture
@@ -106,6 +106,43 @@ def test_a_store_that_was_torn_between_two_files_goes_on(
     again = open_store().encoded(images, pixels_of=Counted(built))
     assert np.allclose(again.vectors_ND[:], expected, atol=1e-6)
     assert len(np.unique(again.row_of_image)) == 150
+
+
+@pytest.mark.parametrize("name", ["tokens.raw", "vectors.f32", "pixels.sha"])
+def test_rows_that_a_store_lost_are_forgotten_by_its_files_notes(
+    built: Built, images: list[PoolImage], open_store: Callable[[], PictureStore], name: str
+) -> None:
+    expected = open_store().encoded(images, pixels_of=Counted(built)).vectors_ND[:]
+    torn = open_store().folder / name
+    with torn.open("r+b") as file:
+        file.truncate(torn.stat().st_size // 3)
+    open_store().encoded(images[::-1], pixels_of=Counted(built))  # the lost numbers go to other pictures
+    again = open_store().encoded(images, pixels_of=Counted(built))
+    assert np.allclose(again.vectors_ND[:], expected, atol=1e-6)
+
+
+def test_rows_are_read_while_another_process_writes_the_next(
+    built: Built, images: list[PoolImage], open_store: Callable[[], PictureStore]
+) -> None:
+    pool = open_store().encoded(images[:10], pixels_of=Counted(built))
+    expected = pool.vectors_ND[:], pool.tokens_NPW[:]
+    for name in ("tokens.raw", "vectors.f32"):
+        with (open_store().folder / name).open("ab") as file:
+            file.write(b"part of")
+    assert np.array_equal(pool.vectors_ND[:], expected[0])
+    assert np.array_equal(pool.tokens_NPW[:], expected[1])
+
+
+def test_a_picture_that_is_left_out_has_no_row(
+    built: Built, images: list[PoolImage], open_store: Callable[[], PictureStore]
+) -> None:
+    images[1].path.write_bytes(b"no picture")
+    pixels_of = partial(pixels_or_none, preprocess=built.model.tower.preprocess)
+    pool = open_store().encoded(images[:4], pixels_of=pixels_of)
+    assert pool.row_of_image.tolist() == [0, LEFT_OUT, 1, 2]
+    assert pool.rows_by_id(images[:4]) == {"000": 0, "002": 1, "003": 2}
+    assert pool.first_of_rows(images[:4]) == [images[0], images[2], images[3]]
+    assert len(pool.vectors_ND) == 3
 
 
 def test_pictures_with_the_same_pixels_are_one_row(

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from sightline.data.dialogues import DialogueRecord, write_dialogues
 from sightline.data.pools import PoolImage
+from sightline.data.questions import QuestionRecord, write_questions
 from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from sightline.models.transforms import Preprocess
 from trainer.config import FitConfig
@@ -87,6 +90,46 @@ def test_the_digest_follows_the_files(tiny_fit: FitConfig, corpus_folder: Path) 
     path = corpus_folder / "dialogues.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace("hello", "hi"), encoding="utf-8")
     assert load_corpus(tiny_fit.data).digest != before
+
+
+@pytest.mark.parametrize("setting", ["captions", "pool", "pool_train"])
+def test_the_digest_follows_the_pictures(tiny_fit: FitConfig, corpus_folder: Path, setting: str) -> None:
+    folder = corpus_folder / "more"
+    folder.mkdir()
+    Image.new("RGB", (20, 20), "red").save(folder / "0.png")
+    settings = tiny_fit.data if setting == "captions" else replace(tiny_fit.data, **{setting: Path("more")})
+    before = load_corpus(settings).file_digests
+    Image.new("RGB", (33, 44), "blue").save(corpus_folder / "0.png" if setting == "captions" else folder / "1.png")
+    after = load_corpus(settings).file_digests
+    assert before.keys() == after.keys()
+    assert f"pictures of {setting}" in {name for name in before if before[name] != after[name]}
+
+
+def test_dialogues_that_nobody_opened_stand_on_both_sides_of_a_split(tiny_fit: FitConfig, corpus_folder: Path) -> None:
+    opened = [DialogueRecord(id=str(number), context=(), response=f"it is box {number}") for number in range(40)]
+    write_dialogues(corpus_folder / "dialogues.jsonl", opened)
+    corpus = load_corpus(tiny_fit.data)
+    sides = [{record.response for record in side} for side in (corpus.dialogues_train, corpus.dialogues_val)]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_a_question_about_a_picture_outside_the_pool_is_named(tiny_fit: FitConfig, corpus_folder: Path) -> None:
+    question = QuestionRecord(
+        id="7",
+        context=("which",),
+        fact="colour",
+        answer="red",
+        choices=("red",),
+        subject="box",
+        relevant_image_ids=("x",),
+    )
+    write_questions(corpus_folder / "questions.jsonl", [question])
+    with pytest.raises(
+        DataLineInvalid, match=r"questions\.jsonl: question 7: relevant_image_ids: 'x' is not in the pool"
+    ):
+        load_corpus(replace(tiny_fit.data, questions=Path("questions.jsonl")))
 
 
 def test_a_missing_file_is_named(tiny_fit: FitConfig) -> None:

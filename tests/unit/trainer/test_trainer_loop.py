@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
+from sightline.data.dialogues import DialogueRecord, write_dialogues
 from sightline.errors import DataCorrupt, DataLineInvalid, SettingInvalid
+from sightline.models.release import load_generator
 from sightline.models.transforms import Preprocess
+from sightline.registry import Registry
+from tests.unit.trainer.conftest import KilledAfter
 from trainer.config import FitConfig
 from trainer.data import load_corpus
+from trainer.fit import fit
 from trainer.journal import losses, read_journal
 from trainer.loop import run_folder, train
 from trainer.reporting import LocalReporter
@@ -24,20 +30,6 @@ from trainer.stages.sources import StreamedPictures
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 pytestmark = pytest.mark.slow
-
-
-class KilledAfter(LocalReporter):
-    """A worker that dies right after it kept its n-th checkpoint."""
-
-    def __init__(self, run: Path, *, checkpoints: int) -> None:
-        super().__init__(run, keep=2)
-        self._left = checkpoints
-
-    def save(self, write: Callable[[Path], None], *, stage: str, step: int, loss: float) -> None:
-        super().save(write, stage=stage, step=step, loss=loss)
-        self._left -= 1
-        if self._left == 0:
-            raise InterruptedError
 
 
 def _run(config: FitConfig, *, name: str) -> FitConfig:
@@ -98,6 +90,16 @@ def test_a_run_of_other_data_is_not_resumed(tiny_fit: FitConfig) -> None:
     path = config.data.root / "dialogues.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace("hello", "hi"), encoding="utf-8")
     with pytest.raises(SettingInvalid, match=r"file dialogues.jsonl: the file's content changed"):
+        _run(config, name="mine")
+
+
+def test_a_run_of_other_pictures_is_not_resumed(tiny_fit: FitConfig) -> None:
+    more = tiny_fit.data.root / "more"
+    more.mkdir()
+    Image.new("RGB", (20, 20), "pink").save(more / "a.png")
+    config = _run(replace(tiny_fit, data=replace(tiny_fit.data, pool_train=Path("more"))), name="mine")
+    Image.new("RGB", (20, 20), "grey").save(more / "b.png")
+    with pytest.raises(SettingInvalid, match=r"pictures of pool_train: the file's content changed"):
         _run(config, name="mine")
 
 
@@ -200,3 +202,30 @@ def test_a_broken_picture_of_a_tar_is_named_or_replaced(streamed_fit: FitConfig)
     drawn = source(skip_bad=True).draw(0, size=len(captions))
     assert set(drawn.rows_B.tolist()) == set(range(1, len(captions)))
     assert len(drawn.pixels_BCHW) == len(captions)
+
+
+def test_a_run_leaves_out_what_it_was_told_to_skip(streamed_fit: FitConfig, tmp_path: Path) -> None:
+    """In stage 1, in the store of stage 2 and in the evaluation."""
+    captions = load_corpus(streamed_fit.data).captions_train
+    _spoil(captions[0].path, member=captions[0].image_id.partition("/")[2] + ".png")
+    held_out = load_corpus(streamed_fit.data).captions_val
+    _spoil(held_out[0].path, member=held_out[0].image_id.partition("/")[2] + ".png")
+    config = replace(streamed_fit, data=replace(streamed_fit.data, skip_bad=True))
+    outcome = fit(config, console=Console(quiet=True))
+    assert outcome.scores["num_captions"] == len(held_out) - 1
+
+
+def test_odd_dialogues_are_trained_on_measured_and_answered(tiny_fit: FitConfig, tmp_path: Path) -> None:
+    """Nobody opened it, one turn alone, words that no training text has."""
+    odd = [(), ("hi",), ("żółw 龜 xyzzy?",), ("hi", "what is box 3")]
+    dialogues = [DialogueRecord(id=str(n), context=odd[n % 4], response=f"it is {n}") for n in range(16)]
+    for name, part in (("odd.jsonl", [one for one in dialogues if one.context != odd[2]]), ("val.jsonl", dialogues)):
+        write_dialogues(tiny_fit.data.root / name, part)
+    data = replace(tiny_fit.data, dialogues_train=Path("odd.jsonl"), dialogues_val=Path("val.jsonl"))
+    outcome = fit(replace(tiny_fit, data=data), console=Console(quiet=True))
+    assert outcome.scores["perplexity"] > 1
+    release = Registry(tiny_fit.registry).fetch(outcome.manifest.release_id, into=tmp_path / "fetched")
+    served = load_generator(release)
+    for turns in odd[1:]:
+        prepared = served.prepare(list(turns))
+        assert served.generate(prepared, max_new_tokens=4).num_tokens > 0

@@ -20,11 +20,11 @@ from sightline.models.config import VARIANTS, MaskingConfig
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.faithful.tower import FaithfulTower
 from sightline.models.towers import DualEncoder
-from tests.unit.trainer.conftest import write_squares
+from tests.unit.trainer.conftest import KilledAfter, write_squares
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings, RunSettings, SpeedSettings
 from trainer.data import load_corpus
-from trainer.journal import read_journal
+from trainer.journal import losses, read_journal
 from trainer.loop import run_folder, train
 from trainer.reporting import LocalReporter
 from trainer.stages.contrastive import ContrastiveObjective
@@ -148,11 +148,11 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], *, toler
         assert float((found[name] - value).abs().max()) <= tolerance * scale, name
 
 
-def _worker(rank: int, folder: str, stage: str, accumulate: int) -> None:
+def _worker(rank: int, folder: str, variant: str, stage: str, accumulate: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = gradients_after_a_step(
-        write_squares(Path(folder) / str(rank)),
+        of_variant(write_squares(Path(folder) / str(rank)), variant),
         stage=stage,
         reporter=Silent(rank=rank, world_size=2),
         accumulate=accumulate,
@@ -162,17 +162,28 @@ def _worker(rank: int, folder: str, stage: str, accumulate: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "accumulate"), [("contrastive", 1), ("generative", 1), ("generative", 2)])
-def test_two_workers_take_the_step_of_one_with_twice_the_batch(stage: str, accumulate: int, tmp_path: Path) -> None:
-    """Same loss and same gradients: negatives are gathered, and replies count by their tokens."""
-    alone = gradients_after_a_step(write_squares(tmp_path / "alone"), stage=stage)
+@pytest.mark.parametrize(
+    ("variant", "stage", "accumulate"),
+    [
+        ("clip", "contrastive", 1),
+        ("clip", "generative", 1),
+        ("clip", "generative", 2),
+        ("faithful", "contrastive", 1),
+        ("faithful", "generative", 1),
+    ],
+)
+def test_two_workers_take_the_step_of_one_with_twice_the_batch(
+    variant: str, stage: str, accumulate: int, tmp_path: Path
+) -> None:
+    """Same loss and same gradients: negatives are gathered, replies count by their tokens and contexts alike."""
+    alone = gradients_after_a_step(of_variant(write_squares(tmp_path / "alone"), variant), stage=stage)
     module = "tests.unit.trainer.test_trainer_speed"
     workers = [
         subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                f"import {module} as t; t._worker({rank}, {str(tmp_path)!r}, {stage!r}, {accumulate})",
+                f"import {module} as t; t._worker({rank}, {str(tmp_path)!r}, {variant!r}, {stage!r}, {accumulate})",
             ]
         )
         for rank in (0, 1)
@@ -200,6 +211,20 @@ def test_parts_of_a_contrastive_batch_are_contrastive_batches_of_their_own(tiny_
     found = gradients_after_a_step(tiny_fit, stage="contrastive", accumulate=2)["loss"]
     assert found.item() == pytest.approx(float(sum(parts)) / 2, abs=1e-5)
     assert abs(found.item() - float(objective(batch)["loss"].detach())) > 0.1
+
+
+def test_a_faithful_models_contexts_count_alike_however_long_their_replies(tiny_fit: FitConfig) -> None:
+    """Two workers, worked out by hand: each loss is what one worker with both halves finds."""
+    objective = objective_of("generative", fresh(of_variant(tiny_fit, "faithful")))
+    weight = 0.1
+    halves = [
+        {"lm": torch.tensor(reply), "preservation": torch.tensor(contexts)}
+        for reply, contexts in ((3.0, 8.0), (1.0, 4.0))
+    ]
+    shares = [torch.tensor(1.5), torch.tensor(0.5)]  # three quarters of the tokens are the first half's
+    found = [objective.scaled(half, share=share, even=1.0) for half, share in zip(halves, shares, strict=True)]
+    mean = {name: float(sum(one[name] for one in found)) / 2 for name in ("loss", "lm", "preservation")}
+    assert mean == pytest.approx({"loss": 2.5 + weight * 6.0, "lm": 2.5, "preservation": 6.0})
 
 
 def test_shares_of_parts_add_up_to_one_worker() -> None:
@@ -319,10 +344,14 @@ def test_a_run_with_every_saving_trains_and_resumes(tiny_fit: FitConfig) -> None
         stage2=replace(tiny_fit.stage2, accumulate=2),
         speed=SpeedSettings(precision="bfloat16", gradient_checkpointing=True),
     )
+    broken = replace(config, run=replace(config.run, name="broken"))
     train(config, reporter=LocalReporter(run_folder(config), keep=2))
-    steps = [row for row in read_journal(run_folder(config)) if row["event"] == "step"]
-    assert len(steps) == 10
-    newest = LocalReporter(run_folder(config), keep=2).restore()
+    with pytest.raises(InterruptedError):
+        train(broken, reporter=KilledAfter(run_folder(broken), checkpoints=5))  # inside stage 2
+    train(broken, reporter=LocalReporter(run_folder(broken), keep=2))
+    assert losses(run_folder(broken)) == losses(run_folder(config))
+    assert len(losses(run_folder(config))) == 10
+    newest = LocalReporter(run_folder(broken), keep=2).restore()
     assert newest is not None
     assert {value.dtype for value in load_file(newest / "model.safetensors").values()} == {torch.float32}
 

@@ -16,7 +16,7 @@ from sightline.data.pools import PoolImage
 from sightline.errors import SettingInvalid, UsageError
 from sightline.models.tokenizer import DialogueTokenizer, train_tokenizer
 from trainer.architecture import Built, build
-from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
+from trainer.config import ContrastiveSettings, EvaluationSettings, FitConfig, GenerativeSettings
 from trainer.data import Corpus, load_corpus, unique_pictures
 from trainer.evaluate import spread
 from trainer.pictures import Pixels, load_pictures, read_pixels
@@ -217,6 +217,13 @@ def test_a_share_of_annotated_dialogues_is_part_of_every_larger_one(share: float
     assert whole is not None
     assert part.dialogues == whole.dialogues[:expected]
     assert [image_ids[row] for row in part.rows_B] == [record.image_id for record in part.dialogues]
+
+
+def test_settings_that_show_no_picture_at_all_are_refused() -> None:
+    with pytest.raises(SettingInvalid, match=r"stage2.num_images: got 0, must be at least 1"):
+        GenerativeSettings(num_images=0)
+    with pytest.raises(SettingInvalid, match=r"evaluation.num_images: got 0, must be at least 1"):
+        EvaluationSettings(num_images=0)
 
 
 def test_no_share_trains_on_text_only_dialogues() -> None:
