@@ -231,6 +231,36 @@ def tiny_config(*, vocab_size: int, pad_id: int, bos_id: int, eos_id: int) -> Zr
     )
 
 
+def published_config() -> ZrigfConfig:
+    """The authors' model as their code sizes it: BART-large, ViT-B/16 at 224 px, every patch kept."""
+    bart_large = DecoderConfig(
+        vocab_size=50265,
+        pad_id=1,
+        bos_id=0,
+        eos_id=2,
+        d_model=1024,
+        encoder_layers=12,
+        decoder_layers=12,
+        encoder_heads=16,
+        decoder_heads=16,
+        encoder_ffn=4096,
+        decoder_ffn=4096,
+        max_positions=1024,
+        context_length=1024,
+    )
+    vit_b_16 = FaithfulTowerConfig(
+        text=bart_large,
+        image_size=224,
+        patch_size=16,
+        vision_width=768,
+        vision_layers=12,
+        vision_heads=12,
+        vision_ffn=3072,
+        context_length=128,
+    )
+    return ZrigfConfig(tower=vit_b_16, decoder=bart_large, fusion=FusionConfig(token_grid=14))
+
+
 def cell_side(config: MaskingConfig, *, grid: int) -> int:
     """Side of a mask cell in patches on this patch grid: 2 for the 14x14 of ViT-B-16, which makes 7x7 cells of 32 px.
 

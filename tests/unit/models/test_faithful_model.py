@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ViTModel
 
 from sightline.errors import SettingInvalid
-from sightline.models.config import DecoderConfig, FaithfulTowerConfig, FusionConfig, ZrigfConfig
+from sightline.models.config import FusionConfig, ZrigfConfig, published_config
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.faithful.patches import cut_patches, join_patches
 from sightline.models.faithful.tower import faithful_tower_of, load_vit
@@ -34,35 +34,6 @@ AUTHORS_COUNT = {
 OURS_BESIDES = {"gate of MF's text block (defect D)": 1, "bias of the preservation loss (defect K)": 1}
 
 
-def full_size() -> ZrigfConfig:
-    bart_large = DecoderConfig(
-        vocab_size=50265,
-        pad_id=1,
-        bos_id=0,
-        eos_id=2,
-        d_model=1024,
-        encoder_layers=12,
-        decoder_layers=12,
-        encoder_heads=16,
-        decoder_heads=16,
-        encoder_ffn=4096,
-        decoder_ffn=4096,
-        max_positions=1024,
-        context_length=1024,
-    )
-    vit_b_16 = FaithfulTowerConfig(
-        text=bart_large,
-        image_size=224,
-        patch_size=16,
-        vision_width=768,
-        vision_layers=12,
-        vision_heads=12,
-        vision_ffn=3072,
-        context_length=128,
-    )
-    return ZrigfConfig(tower=vit_b_16, decoder=bart_large, fusion=FusionConfig(token_grid=14))
-
-
 def count(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
@@ -70,7 +41,7 @@ def count(*modules: nn.Module) -> int:
 @pytest.mark.slow
 def test_the_full_size_counts_what_the_authors_count_line_by_line() -> None:
     with torch.device("meta"):
-        generator = build_model(full_size()).generator
+        generator = build_model(published_config()).generator
     assert isinstance(generator, FaithfulGenerator)
     reader, fusion, layers = generator.reader, generator.fusion, generator.bart.model.decoder.layers
     new = ("vision_attn", "vision_attn_layer_norm", "text_gate", "vision_gate", "mix")
