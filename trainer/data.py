@@ -98,8 +98,14 @@ def load_corpus(settings: DataSettings) -> Corpus:
 
 
 def training_record(config: FitConfig, *, corpus: Corpus) -> dict[str, Any]:
-    """All that decides a run's weights, by name: its settings, and the digest of every file it reads."""
-    return training_settings(config) | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    """All that decides a run's weights, by name: its settings, and the digest of every file it reads.
+
+    Workers draw augmentations and pictures of their own, so their number is part of it.
+    """
+    workers = {"run.num_workers": max(1, config.run.num_workers)}
+    return (
+        training_settings(config) | workers | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    )
 
 
 def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:

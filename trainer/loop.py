@@ -11,13 +11,13 @@ import torch
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.pools import PoolImage
-from sightline.errors import SettingInvalid
+from sightline.errors import SettingInvalid, UsageError
 from trainer.architecture import Built, build, device_of
 from trainer.checkpoint import Position, read_position, read_weights
 from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus, paired_part, training_record, unique_pictures
 from trainer.journal import STAGES, Journal
-from trainer.pictures import load_pictures
+from trainer.pictures import load_pictures, readable
 from trainer.reporting import Reporter
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
@@ -76,7 +76,7 @@ class _Worker:
         settings = self._config.stage1
         if settings.steps:
             self._built.model.start_stage_one()
-        captions = paired_part(self._corpus.captions_train, share=settings.pair_share)
+        captions = self._paired_captions()
         batches = ContrastiveBatches(
             self._built,
             captions=captions,
@@ -110,9 +110,19 @@ class _Worker:
         )
         return self._stage_run(Stage(batches=batches, objective=GenerativeObjective(model)), settings=settings)
 
+    def _paired_captions(self) -> list[CaptionRecord]:
+        """What stage 1 reads. Streams leave out bad pictures as they pass; files are tried beforehand."""
+        captions = paired_part(self._corpus.captions_train, share=self._config.stage1.pair_share)
+        if not self._config.data.skip_bad or _is_streamed(captions):
+            return captions
+        good = {image.image_id for image in readable(unique_pictures(captions), preprocess=self._preprocess)}
+        if not good:
+            raise UsageError(f"data: none of the pictures of {len(captions)} captions can be decoded")
+        return [record for record in captions if record.image_id in good]
+
     def _source(self, captions: Sequence[CaptionRecord]) -> PictureSource:
         seed, rank, world_size = self._config.seed, self._reporter.rank, self._reporter.world_size
-        if all(record.span for record in captions):
+        if _is_streamed(captions):
             return StreamedPictures(
                 captions,
                 preprocess=self._preprocess,
@@ -144,6 +154,10 @@ class _Worker:
             seed=self._config.seed,
             training=self._training,
         )
+
+
+def _is_streamed(captions: Sequence[CaptionRecord]) -> bool:
+    return all(record.span for record in captions)
 
 
 def _restore(training: Mapping[str, Any], *, built: Built, reporter: Reporter) -> tuple[Position, Path | None]:

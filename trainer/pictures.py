@@ -55,6 +55,16 @@ def pixels_or_none(image: PoolImage, *, preprocess: Preprocess) -> Pixels | None
         return None
 
 
+def readable(images: Sequence[PoolImage], *, preprocess: Preprocess) -> list[PoolImage]:
+    """Those that can be decoded, which is tried; each of the others is a line in the log."""
+
+    def is_readable(image: PoolImage) -> bool:
+        return pixels_or_none(image, preprocess=preprocess) is not None
+
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return [image for image, is_good in zip(images, pool.map(is_readable, images), strict=True) if is_good]
+
+
 def decoded(image: PoolImage, *, data: bytes, preprocess: Preprocess) -> Pixels:
     """As `read_pixels`, of bytes that were read already."""
     try:

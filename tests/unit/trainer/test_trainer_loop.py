@@ -103,6 +103,24 @@ def test_a_run_of_other_pictures_is_not_resumed(tiny_fit: FitConfig) -> None:
         _run(config, name="mine")
 
 
+def test_a_run_of_another_number_of_workers_is_not_resumed(tiny_fit: FitConfig) -> None:
+    # Losses of one checkpoint on two workers' draws would be those of no run at all.
+    config = _run(tiny_fit, name="mine")
+    other = replace(config, run=replace(config.run, num_workers=2))
+    with pytest.raises(SettingInvalid, match=r"run\.num_workers: was 1, is 2"):
+        train(other, reporter=LocalReporter(run_folder(other), keep=2))
+
+
+def test_a_picture_file_that_cannot_be_decoded_is_named_or_left_out(tiny_fit: FitConfig) -> None:
+    broken = load_corpus(tiny_fit.data).captions_train[0].path
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataLineInvalid, match=broken.name.replace(".", r"\.")):
+        _run(tiny_fit, name="strict")
+    data = replace(tiny_fit.data, skip_bad=True)
+    config = _run(replace(tiny_fit, data=data), name="lenient")
+    assert read_journal(run_folder(config))[-1]["stage"] == "generative"
+
+
 def test_a_checkpoint_without_its_state_is_refused(tiny_fit: FitConfig) -> None:
     config = _run(tiny_fit, name="torn")
     newest = LocalReporter(run_folder(config), keep=2).restore()
