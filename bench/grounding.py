@@ -24,7 +24,7 @@ from trainer.data import load_corpus
 from trainer.evaluate import evaluate
 from trainer.loop import run_folder, train
 from trainer.overrides import apply_overrides
-from trainer.progress import watching
+from trainer.progress import stage_steps, watching
 from trainer.recipes import recipe
 from trainer.reporting import LocalReporter
 
@@ -71,7 +71,7 @@ def _measure(config: FitConfig, *, console: Console) -> dict[str, Any]:
     console.print(f"{config.recipe} seed {config.seed}")
     began, cpu_began = time.monotonic(), time.process_time()
     reporter = LocalReporter(run_folder(config), keep=1)
-    with watching(run_folder(config), config=config, console=console):
+    with watching(run_folder(config), steps=stage_steps(config), console=console):
         train(config, reporter=reporter)
     corpus, checkpoint = load_corpus(config.data), reporter.restore()
     assert checkpoint is not None, "a finished run has a checkpoint"

@@ -1,4 +1,4 @@
-"""`python -m trainer fit | evaluate | experiments | recipes`, also as `python trainer/ ...`."""
+"""`python -m trainer fit | pretrain | evaluate | experiments | recipes`, also as `python trainer/ ...`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from trainer.dialogue_scores import LOOKS, RETRIEVED
 from trainer.evaluate import Scores
 from trainer.fit import evaluate_release, fit, score_table
 from trainer.overrides import apply_overrides
+from trainer.pretrain import pretrain, pretraining_of
 from trainer.publish import GateRefused
 from trainer.recipes import RECIPES, recipe
 
@@ -50,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("fit", help="train a recipe and publish what passes its gate", allow_abbrev=False)
     command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
     command.set_defaults(run=_fit)
+    text = "make the small BART that a recipe names as its decoder, from the recipe's own texts"
+    command = commands.add_parser("pretrain", help=text, allow_abbrev=False)
+    command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
+    command.set_defaults(run=_pretrain)
     _add_evaluate(commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False))
     _add_experiments(commands)
     command = commands.add_parser("recipes", help="list the recipes, or every setting of one", allow_abbrev=False)
@@ -102,6 +107,10 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 
 def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     fit(apply_overrides(recipe(known.recipe), arguments=settings), console=console)
+
+
+def _pretrain(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    pretrain(apply_overrides(pretraining_of(recipe(known.recipe)), arguments=settings), console=console)
 
 
 def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:

@@ -96,6 +96,25 @@ def released(release_id: str, *, registry: Registry, cache: Path) -> Built:
     )
 
 
+def sized_decoder(sizes: ModelSettings, *, dialogue: DialogueTokenizer) -> DecoderConfig:
+    """The BART of the recipe's sizes that reads with this tokenizer."""
+    return DecoderConfig(
+        vocab_size=dialogue.vocab_size,
+        pad_id=dialogue.pad_id,
+        bos_id=dialogue.bos_id,
+        eos_id=dialogue.eos_id,
+        d_model=sizes.decoder_width,
+        encoder_layers=sizes.decoder_layers,
+        decoder_layers=sizes.decoder_layers,
+        encoder_heads=sizes.decoder_heads,
+        decoder_heads=sizes.decoder_heads,
+        encoder_ffn=2 * sizes.decoder_width,
+        decoder_ffn=2 * sizes.decoder_width,
+        context_length=sizes.dialogue_length,
+        dropout=sizes.dropout,
+    )
+
+
 def device_of(model: ZrigfModel) -> torch.device:
     """Where the model lies."""
     return next(model.parameters()).device
@@ -150,19 +169,4 @@ def _decoder(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[DecoderConf
         folder = bart_folder(sizes.decoder)
         return read_bart(folder, context_length=sizes.dialogue_length)[0], DialogueTokenizer.of_bart(folder)
     dialogue = DialogueTokenizer.of_corpus(tokenizer)
-    sized = DecoderConfig(
-        vocab_size=dialogue.vocab_size,
-        pad_id=dialogue.pad_id,
-        bos_id=dialogue.bos_id,
-        eos_id=dialogue.eos_id,
-        d_model=sizes.decoder_width,
-        encoder_layers=sizes.decoder_layers,
-        decoder_layers=sizes.decoder_layers,
-        encoder_heads=sizes.decoder_heads,
-        decoder_heads=sizes.decoder_heads,
-        encoder_ffn=2 * sizes.decoder_width,
-        decoder_ffn=2 * sizes.decoder_width,
-        context_length=sizes.dialogue_length,
-        dropout=sizes.dropout,
-    )
-    return sized, dialogue
+    return sized_decoder(sizes, dialogue=dialogue), dialogue

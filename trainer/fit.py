@@ -19,7 +19,7 @@ from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
 from trainer.journal import Journal
 from trainer.loop import run_folder, train
-from trainer.progress import watching
+from trainer.progress import stage_steps, watching
 from trainer.publish import GateRefused, champion_of, promote, publish, publish_retrieval
 from trainer.relevance import calibrated
 from trainer.reporting import LocalReporter
@@ -66,7 +66,7 @@ def fit(config: FitConfig, *, console: Console) -> Outcome:
     config = _settled(config, registry=registry)
     corpus = load_corpus(config.data)
     console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
-    with watching(run_folder(config), config=config, console=console):
+    with watching(run_folder(config), steps=stage_steps(config), console=console):
         checkpoint = _train(config)
     built = build(config, texts=corpus.texts())
     read_weights(checkpoint, model=built.model)

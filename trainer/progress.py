@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,10 @@ REFRESH_S = 0.5
 
 
 @contextmanager
-def watching(folder: Path, *, config: FitConfig, console: Console) -> Iterator[None]:
-    """Show the run in `folder` until the block ends."""
+def watching(folder: Path, *, steps: Mapping[str, int], console: Console) -> Iterator[None]:
+    """Show the run in `folder` until the block ends; `steps` says how many each stage has."""
     progress = _bars(console)
-    stages = {STAGES[0]: config.stage1.steps, STAGES[1]: config.stage2.steps}
-    tasks = {
-        name: progress.add_task(name, total=steps, loss="", rate="") for name, steps in stages.items() if steps > 0
-    }
+    tasks = {name: progress.add_task(name, total=total, loss="", rate="") for name, total in steps.items() if total > 0}
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder, progress, tasks, ended), daemon=True)
     with progress:
@@ -34,6 +31,11 @@ def watching(folder: Path, *, config: FitConfig, console: Console) -> Iterator[N
         finally:
             ended.set()
             watcher.join()
+
+
+def stage_steps(config: FitConfig) -> dict[str, int]:
+    """How many steps each stage of a run has."""
+    return dict(zip(STAGES, (config.stage1.steps, config.stage2.steps), strict=True))
 
 
 def _bars(console: Console) -> Progress:

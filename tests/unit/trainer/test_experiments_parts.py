@@ -18,6 +18,7 @@ from trainer.experiments.cost import PeakBytes
 from trainer.experiments.damage import damaged
 from trainer.experiments.plan import Cell, Claim, Model, Outcome
 from trainer.experiments.results import result_rows, verdicts
+from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
 from trainer.experiments.significance import MAX_EXACT, holm, sign_flip_p
 from trainer.experiments.zrigf import ABLATIONS, ZRIGF, zrigf_notes
@@ -237,6 +238,19 @@ def test_a_faithful_model_is_asked_everything_but_what_its_parts_cost() -> None:
     faithful = replace(QUICK, model=replace(QUICK.model, variant="faithful"))
     names = [(cell.experiment, cell.name) for cell in ZRIGF.cells(faithful, "data")]
     assert names == [(cell.experiment, cell.name) for cell in _plan() if cell.experiment != "cost"]
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_settings_behind_the_command_plan_faithful_models_of_one_stage_one(is_quick: bool, tmp_path: Path) -> None:
+    settings = ("--model.variant", "faithful", "--model.decoder", "bart")
+    base = base_config(ZRIGF, Order(out=tmp_path, is_quick=is_quick, settings=settings))
+    assert (base.model.variant, base.model.decoder) == ("faithful", "bart")
+    cells = [cell for cell in ZRIGF.cells(base, "data") if cell.experiment == "ablation"]
+    assert [cell.name for cell in cells] == list(ABLATIONS)
+    models = [model for cell in cells for model in (cell.model, cell.model.parent) if model]
+    assert {model.config.model.variant for model in models} == {"faithful"}
+    assert {model.config.model.decoder for model in models} == {"bart"}
+    assert len({cell.model.parent.digest for cell in cells if cell.model.parent}) == 3  # As of the clip variant.
 
 
 def test_every_claim_is_about_cells_of_the_plan() -> None:
