@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
@@ -33,7 +34,7 @@ _NO_PICTURES = 0
 def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path, seed: int) -> Scores:
     """Every score that the corpus allows, by name; pictures of the pool were never trained on."""
     pool = _encode(built, corpus.pool, cache=cache)
-    scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
+    scores = caption_scores(built, captions=corpus.captions_val, cache=cache) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
     found = search(built, dialogues=_halves(corpus, settings=settings)[1], pictures=pool, settings=settings)
@@ -46,6 +47,19 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
         if corpus.strangers:
             scores |= examiner.strangers(corpus.strangers, values=corpus.fact_values())
     return scores
+
+
+def caption_scores(built: Built, *, captions: Sequence[CaptionRecord], cache: Path) -> Scores:
+    """How well each caption finds its picture among the pictures of all of `captions`."""
+    images = unique_pictures(captions)
+    pictures = _encode(built, images, cache=cache)
+    row_of = pictures.rows_by_id(images)
+    relevant = [np.array([row_of[record.image_id]]) for record in captions]
+    queries_QD = encode_texts(built, [record.caption for record in captions])
+    ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
+    recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
+    found = {f"caption_{name}": value for name, value in recalls.items()}
+    return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
 
 
 def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path) -> float:
@@ -169,18 +183,6 @@ def _halves(corpus: Corpus, *, settings: EvaluationSettings) -> tuple[list[Dialo
     """(dialogues that set the floor, dialogues that measure it); one dialogue alone must do for both."""
     dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
     return dialogues[::2], dialogues[1::2] or dialogues
-
-
-def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
-    images = unique_pictures(corpus.captions_val)
-    pictures = _encode(built, images, cache=cache)
-    row_of = pictures.rows_by_id(images)
-    relevant = [np.array([row_of[record.image_id]]) for record in corpus.captions_val]
-    queries_QD = encode_texts(built, [record.caption for record in corpus.captions_val])
-    ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
-    recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
-    found = {f"caption_{name}": value for name, value in recalls.items()}
-    return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
 
 
 def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings: EvaluationSettings) -> Scores:
