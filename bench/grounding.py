@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from bench.machine import machine, write_result
 from trainer.architecture import build
 from trainer.checkpoint import read_weights
 from trainer.config import FitConfig, to_json, training_digest
@@ -106,26 +103,12 @@ def _finished(path: Path) -> list[dict[str, Any]]:
 def _write(path: Path, *, runs: Sequence[dict[str, Any]], settings: Sequence[str]) -> None:
     result = {
         "command": " ".join(["python -m bench.grounding", *settings]),
-        "machine": _machine(),
+        "machine": machine(),
         "recipe": to_json(apply_overrides(recipe(MAIN), arguments=settings)),
         "summary": summarise(runs),
         "runs": list(runs),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _machine() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "processor": platform.machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-    }
+    write_result(path, result=result)
 
 
 def _arguments() -> argparse.Namespace:

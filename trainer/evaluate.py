@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
@@ -31,7 +32,7 @@ _NO_PICTURES = 0
 def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path, seed: int) -> Scores:
     """Every score that the corpus allows, by name; pictures of the pool were never trained on."""
     pool = encode_pool(built.model, corpus.pool, cache=cache, skip_bad=corpus.skip_bad)
-    scores = _caption_scores(built, corpus=corpus, cache=cache) | _perplexity(
+    scores = caption_scores(built, captions=corpus.captions_val, cache=cache, skip_bad=corpus.skip_bad) | _perplexity(
         built, corpus=corpus, pool=pool, settings=settings
     )
     scores |= relevance(built, corpus=corpus, settings=settings, cache=cache)
@@ -43,6 +44,23 @@ def evaluate(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cach
         if corpus.strangers:
             scores |= examiner.strangers(corpus.strangers, values=corpus.fact_values())
     return scores
+
+
+def caption_scores(built: Built, *, captions: Sequence[CaptionRecord], cache: Path, skip_bad: bool = False) -> Scores:
+    """How well each caption finds its picture among the pictures of all of `captions`.
+
+    `skip_bad` leaves out pictures that cannot be decoded; else the first one raises DataLineInvalid.
+    """
+    images = unique_pictures(captions)
+    pictures = encode_pool(built.model, images, cache=cache, skip_bad=skip_bad)
+    row_of = pictures.rows_by_id(images)
+    known = [record for record in captions if record.image_id in row_of]
+    relevant = [np.array([row_of[record.image_id]]) for record in known]
+    queries_QD = encode_texts(built, [record.caption for record in known])
+    ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
+    recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
+    found = {f"caption_{name}": value for name, value in recalls.items()}
+    return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
 
 
 def score_floor(built: Built, *, corpus: Corpus, settings: EvaluationSettings, cache: Path) -> float:
@@ -180,19 +198,6 @@ def _halves(corpus: Corpus, *, settings: EvaluationSettings) -> tuple[list[Dialo
     """(dialogues that set the floor, dialogues that measure it); one dialogue alone must do for both."""
     dialogues = spread(corpus.dialogues_val, limit=settings.max_dialogues)
     return dialogues[::2], dialogues[1::2] or dialogues
-
-
-def _caption_scores(built: Built, *, corpus: Corpus, cache: Path) -> Scores:
-    images = unique_pictures(corpus.captions_val)
-    pictures = encode_pool(built.model, images, cache=cache, skip_bad=corpus.skip_bad)
-    row_of = pictures.rows_by_id(images)
-    captions = [record for record in corpus.captions_val if record.image_id in row_of]
-    relevant = [np.array([row_of[record.image_id]]) for record in captions]
-    queries_QD = encode_texts(built, [record.caption for record in captions])
-    ranks_Q = ranks_of_relevant(queries_QD, pictures_ND=pictures.vectors_ND, relevant=relevant)
-    recalls = recall_at_each(RECALLS, rank_Q=ranks_Q)
-    found = {f"caption_{name}": value for name, value in recalls.items()}
-    return found | {"caption_median_rank": median_rank(ranks_Q), "num_captions": float(len(ranks_Q))}
 
 
 def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings: EvaluationSettings) -> Scores:
