@@ -14,8 +14,15 @@ from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
-from sightline.metrics import grounded_accuracy, invention_rate, median_rank, perplexity, recall_at_each
-from trainer.answers import answer_all, response_losses
+from sightline.metrics import (
+    grounded_accuracy,
+    invention_rate,
+    median_rank,
+    perplexity,
+    recall_at_each,
+    unigram_perplexity,
+)
+from trainer.answers import MAX_RESPONSE_TOKENS, answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
@@ -212,4 +219,17 @@ def _perplexity(built: Built, *, corpus: Corpus, pool: EncodedPictures, settings
         cosines_BK=found.cosines_QK,
         batch_size=settings.batch_size,
     )
-    return {"perplexity": perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B)}
+    counts_V, seen_V = (_token_counts(built, part) for part in (dialogues, corpus.dialogues_train))
+    return {
+        "perplexity": perplexity(losses.nll_B, num_tokens_N=losses.num_tokens_B),
+        "unigram_perplexity": unigram_perplexity(counts_V, seen_V=seen_V),
+    }
+
+
+def _token_counts(built: Built, dialogues: Sequence[DialogueRecord]) -> Rows:
+    """[V] How often each token stands in the responses, cut and ended as `response_losses` does."""
+    counts_V = np.zeros(built.dialogue_tokenizer.vocab_size, dtype=np.int64)
+    for record in dialogues:
+        labels_1T = built.dialogue_tokenizer.label_ids([record.response], max_length=MAX_RESPONSE_TOKENS)
+        np.add.at(counts_V, labels_1T[0, 1:], 1)
+    return counts_V

@@ -36,6 +36,7 @@ SHOWN = (
     "caption_recall_at_5",
     "caption_recall_at_10",
     "perplexity",
+    "unigram_perplexity",
     "score_floor",
     "small_talk_picture_rate",
     "small_talk_ungated_perplexity",

@@ -134,9 +134,10 @@ EMOJI = replace(
     ),
     model=replace(FOLDER.model, vision_layers=3),
     stage1=replace(FOLDER.stage1, steps=1000, tamim_share=0.25),
-    stage2=replace(FOLDER.stage2, steps=1000),
+    stage2=replace(FOLDER.stage2, steps=1000, max_response_tokens=48),
+    evaluation=EvaluationSettings(max_new_tokens=32),
 )
-"""Real pictures: emoji captioned by their names, with short everyday dialogues."""
+"""Real pictures and real talk: emoji captioned by their names, and dialogues of Topical-Chat or ChatterBot."""
 
 RECIPES: Mapping[str, FitConfig] = {
     config.recipe: config

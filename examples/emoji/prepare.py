@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from examples.emoji.chats import is_validation, read_chats
+from examples.emoji.chats import read_chats
 from examples.emoji.pictures import SPLITS, Emoji, captions_for, read_composed, read_emoji
 from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.dialogues import write_dialogues
@@ -31,17 +31,16 @@ def prepare_emoji(*, noto: Path, dialogues: Path, out: Path, seed: int = 0) -> t
     Pictures are copied to `out/images`; `captions_{train,val,test}.jsonl`,
     `pool_{val,test}.jsonl` and `triplets_{train,val,test}.jsonl` are split by
     base emoji, `pool.jsonl` holds all, `dialogues_{train,val}.jsonl` are split
-    by context. The same arguments write the same bytes.
+    by conversation, as the corpus itself is split if it is. The same arguments
+    write the same bytes.
     """
     reports = [SkipReport(), SkipReport()]
     emoji = [_copied(one, images=out / "images") for one in read_emoji(noto, report=reports[0])]
     lines = _write_pictures(emoji, out=out, rng=random.Random(seed))
     for split, triplets in read_composed(noto, emoji=emoji).items():
         lines[f"triplets_{split}.jsonl"] = write_triplets(out / f"triplets_{split}.jsonl", triplets)
-    chats = read_chats(dialogues, report=reports[1])
-    for split, is_val in (("train", False), ("val", True)):
-        chosen = [chat for chat in chats if is_validation(chat) == is_val]
-        lines[f"dialogues_{split}.jsonl"] = write_dialogues(out / f"dialogues_{split}.jsonl", chosen)
+    for split, chats in read_chats(dialogues, report=reports[1]).items():
+        lines[f"dialogues_{split}.jsonl"] = write_dialogues(out / f"dialogues_{split}.jsonl", chats)
     return lines, reports
 
 

@@ -12,7 +12,7 @@ from sightline.metrics.grounding import (
     invention_rate,
     states_any,
 )
-from sightline.metrics.likelihood import PictureGain, perplexity, picture_gain, token_loss
+from sightline.metrics.likelihood import PictureGain, perplexity, picture_gain, token_loss, unigram_perplexity
 from sightline.metrics.overlap import bleu_each, rouge_l, rouge_l_each
 from sightline.metrics.ranking import median_rank, ranks_of_first_relevant, recall_at, recall_at_each
 from sightline.metrics.variety import distinct_n
@@ -42,5 +42,6 @@ __all__ = [
     "rouge_l_each",
     "states_any",
     "token_loss",
+    "unigram_perplexity",
     "words",
 ]

@@ -45,6 +45,19 @@ def perplexity(nll_N: FloatArray, *, num_tokens_N: IntArray) -> float:
     return math.exp(token_loss(nll_N, num_tokens_N=num_tokens_N))
 
 
+def unigram_perplexity(counts_V: IntArray, *, seen_V: IntArray) -> float:
+    """The perplexity of tokens that occur `counts_V` times to who knows only how often each was seen in training.
+
+    One is added to every `seen_V`, so that no token is impossible. What learnt
+    nothing of order or context but frequencies reaches this; a model that does
+    not has learnt nothing. Raises UsageError for no token or differing shapes.
+    """
+    if counts_V.shape != seen_V.shape:
+        raise UsageError(f"tokens: got counts of {counts_V.shape} and seen of {seen_V.shape}, expected one [V]")
+    log_share_V = np.log((seen_V + 1.0) / (seen_V + 1.0).sum())
+    return perplexity(np.array([-(counts_V @ log_share_V)]), num_tokens_N=np.array([counts_V.sum()]))
+
+
 def picture_gain(nll_N: FloatArray, *, other_N: FloatArray, num_tokens_N: IntArray) -> PictureGain:
     """What the pictures behind `nll_N` give over those behind `other_N`; both are losses of the same responses in nats.
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from examples.emoji.chats import read_chats
 from examples.emoji.pictures import base_of
 from examples.emoji.prepare import prepare_emoji
+from examples.emoji.vectors import word_vectors
 from sightline.data.captions import read_captions
-from sightline.data.dialogues import read_dialogues
+from sightline.data.dialogues import DialogueRecord, read_dialogues
 from sightline.data.lines import SkipReport
 from sightline.data.pools import read_pool
 from sightline.data.triplets import read_triplets
-from sightline.errors import UsageError
+from sightline.errors import DataLineInvalid, UsageError
 
 
 def bases_by_split(out: Path, names: Path) -> list[set[str]]:
@@ -49,7 +51,7 @@ def chats(tmp_path: Path) -> Path:
     folder = tmp_path / "chats"
     folder.mkdir()
     body = "\n".join(f"- - question {number}?\n  - yes\n  - 42" for number in range(40))
-    (folder / "talk.yml").write_text(f"categories:\n- x\nconversations:\n{body}\n- - a\n  - {'long ' * 31}\n", "utf-8")
+    (folder / "talk.yml").write_text(f"categories:\n- x\nconversations:\n{body}\n- - a\n  - {'long ' * 41}\n", "utf-8")
     return folder
 
 
@@ -66,7 +68,7 @@ def test_files_are_read_by_our_readers(noto: Path, chats: Path, tmp_path: Path) 
     assert len(dialogues) == 80
     assert {record.response for record in dialogues} == {"yes", "42"}
     assert pictures.skipped == ["names.tsv:122: picture png/gone.png does not exist"]
-    assert replies.skipped == ["talk-41: turn 2 has 31 words, limit 30"]
+    assert replies.skipped == ["talk-41: turn 2 has 41 words, limit 40"]
 
 
 def test_twins_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None:
@@ -83,21 +85,71 @@ def test_base_ignores_tone_and_gender() -> None:
     assert base_of("1F3C3 1F3FB 200D 2640 FE0F") == base_of("1F3C3") != woman
 
 
-def test_contexts_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None:
-    prepare_emoji(noto=noto, dialogues=chats, out=tmp_path / "out")
-    train, val = (
-        {record.context for record in read_dialogues(tmp_path / "out" / f"dialogues_{split}.jsonl")}
-        for split in ("train", "val")
-    )
-    assert not train & val
+def conversations_of(records: list[DialogueRecord]) -> set[str]:
+    return {record.id.rpartition("-")[0] for record in records}
 
 
-def test_topical_chat_is_read(tmp_path: Path) -> None:
-    turns = [{"message": f"turn {number} "} for number in range(6)]
-    (tmp_path / "valid.json").write_text(json.dumps({"t_1": {"content": turns}}))
-    records = read_chats(tmp_path, report=SkipReport())
+def topical_chat(folder: Path, *names: str) -> None:
+    for name in names:
+        talks = {
+            f"t_{talk}": {"content": [{"message": f"{name} {talk} {at} "} for at in range(6)]} for talk in range(30)
+        }
+        (folder / f"{name}.json").write_text(json.dumps(talks), "utf-8")
+
+
+def test_conversations_that_open_alike_are_in_one_split(chats: Path) -> None:
+    (chats / "again.yml").write_text((chats / "talk.yml").read_text("utf-8").replace("yes", "no"), "utf-8")
+    splits = read_chats(chats, report=SkipReport())
+    openings = {split: {record.context[0] for record in records} for split, records in splits.items()}
+    assert set(openings) == {"train", "val"}
+    assert not openings["train"] & openings["val"]
+    assert all(len({record.id.split("-")[0] for record in records}) == 2 for records in splits.values())
+
+
+def test_a_topical_chat_context_is_the_three_turns_before(tmp_path: Path) -> None:
+    topical_chat(tmp_path, "valid_freq")
+    splits = read_chats(tmp_path, report=SkipReport())
+    records = [record for record in (*splits["train"], *splits["val"]) if record.id.startswith("valid_freq-1-")]
     assert [len(record.context) for record in records] == [1, 2, 3, 3, 3]
-    assert records[-1].context == ("turn 2", "turn 3", "turn 4")
+    assert records[-1].context == ("valid_freq 0 2", "valid_freq 0 3", "valid_freq 0 4")
+
+
+@pytest.mark.parametrize(
+    ("files", "train"),
+    [
+        (("test_freq", "train", "valid_freq", "valid_rare"), {"train"}),
+        (("test_freq", "valid_freq", "valid_rare"), {"test_freq"}),
+        (("valid_freq", "valid_rare"), {"valid_freq", "valid_rare"}),
+    ],
+)
+def test_topical_chat_keeps_its_own_split(tmp_path: Path, files: tuple[str, ...], train: set[str]) -> None:
+    topical_chat(tmp_path, *files)
+    splits = read_chats(tmp_path, report=SkipReport())
+    assert {record.id.split("-")[0] for record in splits["train"]} == train
+    assert len(splits["train"]) + len(splits["val"]) == len(files) * 30 * 5
+    assert not conversations_of(splits["train"]) & conversations_of(splits["val"])
+    held_out = set(files) - train
+    assert set(splits) == {"train", "val"} | held_out
+    assert all(len(splits[name]) == 150 for name in held_out)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"t": 1}', '{"t": {"content": ["hello"]}}'])
+def test_a_file_that_is_no_topical_chat_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "train.json").write_text(content, "utf-8")
+    with pytest.raises(DataLineInvalid, match=r"train\.json: "):
+        read_chats(tmp_path, report=SkipReport())
+
+
+def test_words_said_alike_have_vectors_alike() -> None:
+    texts = [f"i {verb} my {pet} every day" for verb in ("feed", "walk") for pet in ("dog", "cat")] * 3
+    texts += [f"the {sky} sky is over us" for sky in ("red", "blue")] * 3
+    known, vectors_VD = word_vectors(texts, num_words=50, width=6)
+    unit_VD = vectors_VD / np.linalg.norm(vectors_VD, axis=1, keepdims=True)
+    cosine = {
+        (one, other): float(unit_VD[known.index(one)] @ unit_VD[known.index(other)])
+        for one, other in (("dog", "cat"), ("dog", "blue"))
+    }
+    assert cosine["dog", "cat"] > cosine["dog", "blue"] + 0.5
 
 
 def test_folders_without_data_are_refused(tmp_path: Path, noto: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import UsageError
-from sightline.metrics import clip_scores, perplexity, picture_gain, token_loss
+from sightline.metrics import clip_scores, perplexity, picture_gain, token_loss, unigram_perplexity
 
 LOSSES, TOKENS = np.array([2.0, 30.0, 1.0]), np.array([1, 10, 4])
 
@@ -24,6 +24,14 @@ def test_perplexity_does_not_depend_on_order() -> None:
     assert perplexity(LOSSES[order], num_tokens_N=TOKENS[order]) == pytest.approx(
         perplexity(LOSSES, num_tokens_N=TOKENS)
     )
+
+
+def test_unigram_perplexity_equals_a_loop_over_tokens() -> None:
+    seen = [5, 0, 2]
+    shares = [(count + 1) / 10 for count in seen]
+    logs = [math.log(shares[token]) for token in (0, 0, 1, 2)]
+    found = unigram_perplexity(np.array([2, 1, 1]), seen_V=np.array(seen))
+    assert found == pytest.approx(math.exp(-sum(logs) / 4))
 
 
 def test_a_gain_is_told_in_nats_and_in_responses() -> None:
@@ -42,6 +50,8 @@ def test_impossible_losses_are_refused() -> None:
         perplexity(np.array([]), num_tokens_N=np.array([], dtype=np.int64))
     with pytest.raises(UsageError, match="shapes"):
         token_loss(LOSSES, num_tokens_N=TOKENS[:2])
+    with pytest.raises(UsageError, match=r"counts of \(2,\) and seen of \(3,\)"):
+        unigram_perplexity(TOKENS[:2], seen_V=TOKENS)
     with pytest.raises(UsageError, match="response 1 "):
         token_loss(np.array([1.0, np.inf]), num_tokens_N=np.array([1, 1]))
 
