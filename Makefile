@@ -40,6 +40,9 @@ lint: $(STAMP) ## Check style and formatting.
 types: $(STAMP) ## Check types with mypy, strictly.
 	@$(BIN)/mypy
 
+# Test processes share the cores already; threads of their own would spin for the same ones.
+check test: export OMP_NUM_THREADS := 1
+
 .PHONY: check
 check: lint types ## Lint, types and the fast tests.
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e and not gpu"
