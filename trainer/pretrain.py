@@ -19,10 +19,11 @@ from trainer.architecture import sized_decoder
 from trainer.config import FitConfig, ModelSettings
 from trainer.data import Corpus, load_corpus
 from trainer.journal import Journal
-from trainer.pretrain_config import PretrainConfig
+from trainer.pretrain_config import DenoisingSettings, PretrainConfig
 from trainer.progress import watching
 from trainer.reporting import LocalReporter
 from trainer.stages.denoising import DenoisingBatches, DenoisingObjective
+from trainer.stages.names import Names, name_tokens
 from trainer.step import Pace, Stage, StageRun, run_stage
 
 MASK = "<mask>"
@@ -30,7 +31,14 @@ MASK = "<mask>"
 
 def pretraining_of(config: FitConfig) -> PretrainConfig:
     """The pretraining of the BART that a recipe names as `model.decoder`, on the texts that the recipe trains on."""
-    return PretrainConfig(seed=config.seed, data=config.data, model=config.model, speed=config.speed, run=config.run)
+    return PretrainConfig(
+        seed=config.seed,
+        data=config.data,
+        model=config.model,
+        denoising=DenoisingSettings(swap_share=config.stage2.swap_share),
+        speed=config.speed,
+        run=config.run,
+    )
 
 
 def pretrain(config: PretrainConfig, *, console: Console) -> Path:
@@ -45,7 +53,7 @@ def pretrain(config: PretrainConfig, *, console: Console) -> Path:
     tokenizer = masking_tokenizer(corpus.texts(), vocab_size=config.model.vocab_size)
     torch.manual_seed(config.seed)
     bart = BartForConditionalGeneration(bart_config(sized_decoder(config.model, dialogue=_dialogue(tokenizer))))
-    _denoise(bart, tokenizer=tokenizer, texts=documents(corpus), config=config, console=console)
+    _denoise(bart, tokenizer=tokenizer, corpus=corpus, config=config, console=console)
     _save(bart, tokenizer=tokenizer, folder=folder)
     console.print(f"wrote {folder}", soft_wrap=True)
     return folder
@@ -95,14 +103,15 @@ def _denoise(
     bart: BartForConditionalGeneration,
     *,
     tokenizer: Tokenizer,
-    texts: list[str],
+    corpus: Corpus,
     config: PretrainConfig,
     console: Console,
 ) -> None:
-    settings, device = config.denoising, torch.device(config.run.device)
+    settings, device, dialogue = config.denoising, torch.device(config.run.device), _dialogue(tokenizer)
     batches = DenoisingBatches(
-        _dialogue(tokenizer),
-        texts=texts,
+        dialogue,
+        texts=documents(corpus),
+        names=Names(name_tokens(dialogue, dialogues=corpus.dialogues_train, captions=corpus.captions_train)),
         mask_id=_special_id(tokenizer, MASK),
         max_length=config.model.dialogue_length,
         settings=settings,

@@ -30,6 +30,9 @@ class DenoisingSettings:
     sentence_share: float = 0.75
     """Share of texts left whole and written back from the state of the first token alone, which is what a tower pools;
     the rest is damaged and written back from all states."""
+    swap_share: float = 0.0
+    """Share of a text's names exchanged for others, as in `stage2.swap_share`, whose value a recipe hands on: a name
+    that its neighbours give away need not be kept in the first state."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from sightline.models.tokenizer import DialogueTokenizer, Ids
 from trainer.data import EpochOrder
 from trainer.pretrain_config import DenoisingSettings
+from trainer.stages.names import Names
 from trainer.step import Objective
 
 _DRAW_SALT, _ORDER_SALT = 11, 12
@@ -59,17 +60,19 @@ class DenoisingBatches:
         max_length: int,
         settings: DenoisingSettings,
         seed: int,
+        names: Names,
     ) -> None:
         """A text over `max_length` tokens, start and end included, loses its start."""
         self._bos_id, self._eos_id, self._pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
         self._mask_id, self._settings, self._seed = mask_id, settings, seed
-        self._rows = [tokenizer.encode(text)[-(max_length - 2) :] for text in texts]
+        self._names = names
+        self._rows = [np.array(tokenizer.encode(text)[-(max_length - 2) :], dtype=np.int64) for text in texts]
         self._order = EpochOrder(len(texts), seed, _ORDER_SALT)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The texts of `step`, damaged and whole; one read through its first state alone is damaged by that enough."""
         rng = np.random.default_rng([self._seed, _DRAW_SALT, step])
-        whole = [self._rows[row] for row in self._order.batch(step, size=self._settings.batch_size)]
+        whole = [self._text(row, rng=rng) for row in self._order.batch(step, size=self._settings.batch_size)]
         is_alone_B = rng.random(len(whole)) < self._settings.sentence_share
         damaged = [
             ids if is_alone else infilled(ids, share=self._settings.mask_share, mask_id=self._mask_id, rng=rng)
@@ -85,6 +88,11 @@ class DenoisingBatches:
             "seen_BL": torch.from_numpy(seen_BL),
             "labels_BT": torch.from_numpy(self._padded(whole, value=-100)),
         }
+
+    def _text(self, row: int, *, rng: np.random.Generator) -> list[int]:
+        ids_T = self._rows[row].copy()
+        self._names.exchange(ids_T, share=self._settings.swap_share, rng=rng)
+        return ids_T.tolist()  # type: ignore[no-any-return]
 
     def _padded(self, rows: Sequence[Sequence[int]], *, value: int) -> Ids:
         ids = np.full((len(rows), max(map(len, rows)) + 2), value, dtype=np.int64)

@@ -18,19 +18,15 @@ from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.errors import SettingInvalid, UsageError
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.model import ZrigfModel
-from sightline.models.tokenizer import DialogueTokenizer
 from trainer.architecture import Built
 from trainer.config import GenerativeSettings
 from trainer.data import EpochOrder
 from trainer.retrieval import encode_texts, retrieve
+from trainer.stages.names import Names, name_tokens
 from trainer.step import Objective
 from trainer.store import EncodedPictures, Floats, Rows, StoredArray
 
 _ORDER_SALT, _DRAW_SALT, _ANNOTATED_SALT = 3, 4, 6
-_RARE_SHARE = 0.05
-"""A token in fewer texts than this is rare: a name perhaps, no word that sentences are built of."""
-_NUM_BYTE_TOKENS = 258
-"""Padding, start and the 256 bytes: they come first in the corpus-trained vocabulary."""
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -142,8 +138,7 @@ class GenerativeBatches:
         )
         # Nothing was said that a picture could be about.
         self._is_open_B = np.array([not context for context in self._contexts])
-        self._is_name_V = name_tokens(built.dialogue_tokenizer, dialogues=dialogues, captions=captions)
-        self._name_ids = np.flatnonzero(self._is_name_V)
+        self._names = Names(name_tokens(built.dialogue_tokenizer, dialogues=dialogues, captions=captions))
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """This worker's dialogues of `step`, each with none to `num_images` of its pictures."""
@@ -198,33 +193,6 @@ class GenerativeBatches:
         and one that met few names could not repeat a new one.
         """
         ids_BL, labels_BT = ids_BL.copy(), labels_BT.copy()
-        for row, ids_L in enumerate(ids_BL):
-            names = np.unique(ids_L[self._is_name_V[ids_L]])
-            swapped = names[rng.random(len(names)) < self._settings.swap_share]
-            other = rng.choice(self._name_ids, size=len(swapped))
-            for old, new in zip(swapped, other, strict=True):
-                labels_BT[row][labels_BT[row] == old] = new
-                ids_BL[row][ids_L == old] = -new
-        return np.abs(ids_BL), labels_BT
-
-
-def name_tokens(
-    tokenizer: DialogueTokenizer, *, dialogues: Sequence[DialogueRecord], captions: Sequence[CaptionRecord]
-) -> Flags:
-    """[V] True for tokens that name what pictures show: said in captions, and rare there and in the dialogues."""
-    turns = [text for record in dialogues for text in (query_text(record.context), record.response)]
-    is_rare_V = count_texts(tokenizer, turns) < _RARE_SHARE * len(dialogues)
-    captioned_V = count_texts(tokenizer, [record.caption for record in captions])
-    is_name_V = is_rare_V & (captioned_V > 0) & (captioned_V < _RARE_SHARE * len(captions))
-    # Byte tokens spell; only tokens behind them stand for words or parts of words.
-    is_name_V[:_NUM_BYTE_TOKENS] = is_name_V[tokenizer.eos_id] = False
-    return is_name_V
-
-
-def count_texts(tokenizer: DialogueTokenizer, texts: Sequence[str]) -> Rows:
-    """[V] In how many of the texts each token occurs."""
-    num_texts_V = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    for text in texts:
-        # An empty context has no tokens, and NumPy would take an empty list for floats.
-        num_texts_V[np.unique(np.array(tokenizer.encode(text), dtype=np.int64))] += 1
-    return num_texts_V
+        for ids_L, labels_T in zip(ids_BL, labels_BT, strict=True):
+            self._names.exchange(ids_L, labels_T, share=self._settings.swap_share, rng=rng)
+        return ids_BL, labels_BT

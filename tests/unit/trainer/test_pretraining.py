@@ -28,6 +28,7 @@ from trainer.pretrain import documents, masking_tokenizer, pretrain, pretraining
 from trainer.pretrain_config import DenoisingSettings
 from trainer.recipes import recipe
 from trainer.stages.denoising import DenoisingBatches, DenoisingObjective, infilled
+from trainer.stages.names import Names
 
 MASK_ID = 999
 QUIET = Console(quiet=True)
@@ -54,7 +55,13 @@ def _batches(config: FitConfig, *, settings: DenoisingSettings) -> DenoisingBatc
     tokenizer = masking_tokenizer(corpus.texts(), vocab_size=config.model.vocab_size)
     dialogue = DialogueTokenizer(tokenizer, bos_id=1, eos_id=tokenizer.token_to_id("</s>"), pad_id=0)
     return DenoisingBatches(
-        dialogue, texts=documents(corpus), mask_id=MASK_ID, max_length=16, settings=settings, seed=0
+        dialogue,
+        texts=documents(corpus),
+        mask_id=MASK_ID,
+        max_length=16,
+        settings=settings,
+        seed=0,
+        names=Names(np.arange(dialogue.vocab_size) == dialogue.encode(" red")[0]),
     )
 
 
@@ -164,6 +171,11 @@ def test_a_recipe_that_names_no_folder_is_refused(write_bart: Callable[..., Path
 def test_the_command_refuses_a_recipe_without_a_decoder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "toytown-tiny"]) == 2
     assert "expected the folder to write a BART to" in capsys.readouterr().err
+
+
+def test_a_recipe_hands_its_share_of_exchanged_names_on() -> None:
+    assert pretraining_of(recipe("toytown-faithful")).denoising.swap_share == 0.95
+    assert pretraining_of(recipe("folder")).denoising.swap_share == 0.0
 
 
 def test_the_faithful_recipe_names_the_folder_that_its_pretraining_writes() -> None:

@@ -14,14 +14,13 @@ from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
 from sightline.data.pools import PoolImage
 from sightline.errors import SettingInvalid, UsageError
-from sightline.models.tokenizer import DialogueTokenizer, train_tokenizer
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, EvaluationSettings, FitConfig, GenerativeSettings
 from trainer.data import Corpus, load_corpus, unique_pictures
 from trainer.evaluate import spread
 from trainer.pictures import Pixels, load_pictures, read_pixels
 from trainer.stages.contrastive import ContrastiveBatches, augment, small_talk
-from trainer.stages.generative import GenerativeBatches, annotated_part, name_tokens
+from trainer.stages.generative import GenerativeBatches, annotated_part
 from trainer.stages.sources import ShuffledPictures
 from trainer.step import build_optimizer, learning_rate_at, step_seed
 from trainer.store import EncodedPictures, PictureStore, encode_pictures
@@ -121,28 +120,6 @@ def test_without_swaps_the_words_are_the_dialogues_own(built: Built, corpus: Cor
     batch = _generative(built, corpus, pictures, swap_share=0.0).batch(0)
     texts = {built.dialogue_tokenizer.decode([i for i in row if i >= 0]) for row in batch["labels_BT"].tolist()}
     assert texts <= {record.response for record in corpus.dialogues_train}
-
-
-def test_swaps_exchange_the_same_token_in_context_and_response() -> None:
-    batches = GenerativeBatches.__new__(GenerativeBatches)
-    batches._settings = GenerativeSettings(swap_share=1.0)
-    batches._is_name_V = np.array([False] * 5 + [True] * 5)
-    batches._name_ids = np.arange(5, 10)
-    ids, labels = np.array([[1, 6, 2, 7, 6]]), np.array([[6, 3, -100, 8]])
-    swapped_ids, swapped_labels = batches._with_swaps(ids, labels, rng=np.random.default_rng(1))
-    assert swapped_ids[0, 1] == swapped_ids[0, 4] == swapped_labels[0, 0]
-    assert swapped_ids[0, [0, 2]].tolist() == [1, 2]
-    assert swapped_labels[0, 1:].tolist() == [3, -100, 8]  # 8 is a name too, but no context has it: an answer stays
-
-
-def test_names_are_the_rare_words_that_captions_share() -> None:
-    words = [f"{first}{second}" for first in "bdgk" for second in ("alu", "emo", "iro", "oka", "upi", "ylo")]
-    texts = [f"what is {word}" for word in words]
-    tokenizer = DialogueTokenizer.of_corpus(train_tokenizer([*texts * 3, "shown red"] * 2, vocab_size=600))
-    dialogues = [DialogueRecord(id=text, context=(text,), response="it is red") for text in texts]
-    captions = [CaptionRecord(image_id=word, path=Path(word), caption=f"shown {word}") for word in words[:-1]]
-    (names,) = np.nonzero(name_tokens(tokenizer, dialogues=dialogues, captions=captions))
-    assert {tokenizer.decode([token]).strip() for token in names.tolist()} == set(words[:-1])
 
 
 def test_image_dropout_of_one_shows_no_picture(built: Built, corpus: Corpus, pictures: EncodedPictures) -> None:
