@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,13 +102,20 @@ def score_table(scores: Scores) -> Table:
 
 def _settled(config: FitConfig, *, registry: Registry) -> FitConfig:
     """`config` with a run name, and with a release id where a channel was named: a resumed run must find the same."""
-    name = config.run.name or f"{config.recipe}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.run.name or _fresh_name(config)
     settled = replace(config, run=replace(config.run, name=name))
     if not config.init_from:
         return settled
     release_id = resolve(config.init_from, registry=registry)
     registry.fetch(release_id, into=release_cache(config))
     return replace(settled, init_from=release_id)
+
+
+def _fresh_name(config: FitConfig) -> str:
+    """Recipe, seed and time; counted where another run began within the same second, lest it be resumed."""
+    name = f"{config.recipe}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    return next(free for free in names if not (config.run.root / free).exists())
 
 
 def _train(config: FitConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -37,7 +38,7 @@ def _fit(folder: Path, name: str, *options: str) -> subprocess.Popen[bytes]:
             str(folder / "runs"),
         ),
         *("--registry", str(folder / "registry"), "--data.root", str(folder / "toytown"), "--channel", "stable"),
-        *("--stage1.steps", "30", "--stage2.steps", "10", "--run.checkpoint_every", "5", *options),
+        *("--stage1.steps", "60", "--stage2.steps", "10", "--run.checkpoint_every", "5", *options),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / f"{name}.log").open("w") as log:
@@ -52,10 +53,20 @@ def _wait(condition: Callable[[], bool], *, process: subprocess.Popen[bytes]) ->
         threading.Event().wait(0.05)
 
 
+def _has_checkpoint(journal: Path) -> bool:
+    """True once Ray's controller, which looks twice a second, knows a checkpoint and seven steps were logged."""
+    known = journal / "checkpoint_manager_snapshot.json"
+    try:
+        found = json.loads(known.read_text())["checkpoint_results"]
+    except (FileNotFoundError, json.JSONDecodeError):  # not yet there, or half written
+        return False
+    return len(losses(journal)) >= 7 and bool(found)
+
+
 def test_a_run_whose_worker_is_killed_resumes_and_publishes(tmp_path: Path) -> None:
     process = _fit(tmp_path, "killed", "--run.num_workers", "2")
     journal = tmp_path / "runs" / "killed"
-    _wait(lambda: len(losses(journal)) >= 7, process=process)
+    _wait(lambda: _has_checkpoint(journal), process=process)
     started = [row for row in read_journal(journal) if row["event"] == "start"]
     os.kill(started[0]["pid"], signal.SIGKILL)
     assert process.wait(ENDED_WITHIN_S) == 0, (tmp_path / "killed.log").read_text()[-3000:]
@@ -64,7 +75,7 @@ def test_a_run_whose_worker_is_killed_resumes_and_publishes(tmp_path: Path) -> N
     assert len(starts) == 2
     assert starts[1]["step"] >= 5
     steps = [(stage, step) for stage, step, _ in losses(journal)]
-    assert steps == [("contrastive", n + 1) for n in range(30)] + [("generative", n + 1) for n in range(10)]
+    assert steps == [("contrastive", n + 1) for n in range(60)] + [("generative", n + 1) for n in range(10)]
     state = Registry(str(tmp_path / "registry")).channel("stable")
     assert state is not None
     assert state.release_id == rows[-1]["release_id"]
@@ -76,7 +87,7 @@ def test_the_same_recipe_and_seed_give_the_same_losses_with_a_crash_and_without(
     assert whole.wait(ENDED_WITHIN_S) == 0, (tmp_path / "whole.log").read_text()[-3000:]
     killed = _fit(tmp_path, "killed", *options)
     journal = tmp_path / "runs" / "killed"
-    _wait(lambda: len(losses(journal)) >= 7, process=killed)
+    _wait(lambda: _has_checkpoint(journal), process=killed)
     os.kill(next(row["pid"] for row in read_journal(journal) if row["event"] == "start"), signal.SIGKILL)
     assert killed.wait(ENDED_WITHIN_S) == 0, (tmp_path / "killed.log").read_text()[-3000:]
     assert losses(journal) == losses(tmp_path / "runs" / "whole")

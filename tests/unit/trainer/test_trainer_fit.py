@@ -41,6 +41,17 @@ def test_a_fit_publishes_a_release_that_services_can_load(
 
 
 @pytest.mark.slow
+def test_two_runs_that_begin_in_one_second_are_two(
+    tiny_fit: FitConfig, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.fit.time.strftime", lambda _: "now")
+    for num_images in (1, 2):
+        changed = replace(tiny_fit, stage2=replace(tiny_fit.stage2, num_images=num_images))
+        fit(replace(changed, run=replace(changed.run, name="")), console=console)
+    assert {path.name for path in tiny_fit.run.root.glob("*-now*")} == {"folder-0-now", "folder-0-now-2"}
+
+
+@pytest.mark.slow
 def test_what_the_trainer_measured_is_what_the_published_release_scores(tiny_fit: FitConfig, console: Console) -> None:
     outcome = fit(replace(tiny_fit, channel="stable"), console=console)
     assert evaluate_release("stable", config=tiny_fit) == outcome.scores
