@@ -14,12 +14,13 @@ help: ## Show the targets of this file.
 .PHONY: setup
 setup: $(STAMP) ## Install everything into .venv, from the lock, by hash.
 
+# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, each of the many processes of Ray would compile torch anew.
 $(STAMP): requirements.lock bootstrap.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Sightline needs Python 3.11 or newer; got $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
 	@cat bootstrap.lock requirements.lock > .venv/all.lock
-	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes .venv/all.lock
+	@$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python --require-hashes .venv/all.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
