@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sightline.data.dialogues import DialogueRecord, write_dialogues
 from sightline.data.pools import PoolImage, write_pool
 from sightline.data.questions import QuestionRecord, write_questions
 from sightline.errors import SettingInvalid, UsageError
-from tests.unit.trainer.conftest import COLOURS
+from tests.unit.trainer.conftest import COLOURS, KilledAfter
 from trainer.config import FitConfig
 from trainer.experiments.answering import MAIN, Sight, measure_answers, open_exam
 from trainer.experiments.cost import TEXT_ONLY, WHOLE, measure_cost
@@ -31,7 +30,6 @@ from trainer.experiments.zrigf import ZRIGF
 from trainer.loop import run_folder, train
 from trainer.overrides import replace_nested
 from trainer.relevance import calibrated
-from trainer.reporting import LocalReporter
 
 pytestmark = pytest.mark.slow
 
@@ -187,26 +185,12 @@ def test_a_run_killed_between_tasks_ends_as_an_unbroken_one(base: FitConfig, tmp
     assert results[0] == results[1]
 
 
-class KilledInside(LocalReporter):
-    """Dies once its n-th checkpoint is kept."""
-
-    def __init__(self, run: Path, *, checkpoints: int) -> None:
-        super().__init__(run, keep=1)
-        self._left = checkpoints
-
-    def save(self, write: Callable[[Path], None], *, stage: str, step: int, loss: float) -> None:
-        super().save(write, stage=stage, step=step, loss=loss)
-        self._left -= 1
-        if self._left == 0:
-            raise InterruptedError
-
-
 def test_a_training_killed_inside_goes_on_from_its_checkpoint(base: FitConfig, tmp_path: Path) -> None:
     model = Model(config=base, data_digest="squares")
     train_model(model, tmp_path / "unbroken")
     config = running_config(model, tmp_path / "broken")
     with pytest.raises(InterruptedError):
-        train(config, reporter=KilledInside(run_folder(config), checkpoints=4))
+        train(config, reporter=KilledAfter(run_folder(config), checkpoints=4))
     train_model(model, tmp_path / "broken")
     assert _weights(model, tmp_path / "broken") == _weights(model, tmp_path / "unbroken")
 
