@@ -19,6 +19,8 @@ from trainer.store import EncodedPictures, Floats, Rows
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
+ALWAYS, NEVER = -1.0, 2.0
+"""Score floors under every cosine and above every cosine."""
 MAX_RESPONSE_TOKENS = 128
 """Longest response whose likelihood is taken, in tokens, as long as the paper's; a longer one is cut."""
 
@@ -47,7 +49,7 @@ def answer_all(
     cosines_BK: Floats,
     max_new_tokens: int,
     batch_size: int,
-    min_score: float = -1.0,
+    min_score: float = ALWAYS,
 ) -> list[str]:
     """The greedy reply to each dialogue, looking at its row's pictures if the best scores enough; K of 0 shows none."""
     texts: list[str] = []
@@ -74,7 +76,7 @@ def response_losses(
     rows_BK: Rows,
     cosines_BK: Floats,
     batch_size: int,
-    min_score: float = -1.0,
+    min_score: float = ALWAYS,
 ) -> ResponseLosses:
     """The losses of the dialogues' own responses, teacher-forced, looking at pictures as `answer_all` does."""
     parts = []
@@ -102,7 +104,7 @@ def reply_inputs(
     pictures: EncodedPictures,
     rows_BK: Rows,
     cosines_BK: Floats,
-    min_score: float = -1.0,
+    min_score: float = ALWAYS,
 ) -> dict[str, Tensor]:
     """The generator's inputs for these dialogues, labels left out; `is_shown` says which pictures count."""
     decoder = built.model.config.decoder
@@ -125,7 +127,7 @@ def reply_inputs(
     return {name: value.to(device_of(built.model)) for name, value in inputs.items()}
 
 
-def is_shown(contexts: Sequence[tuple[str, ...]], *, cosines_BK: Floats, min_score: float = -1.0) -> Flags:
+def is_shown(contexts: Sequence[tuple[str, ...]], *, cosines_BK: Floats, min_score: float = ALWAYS) -> Flags:
     """[B, K] True where a reply looks at a picture: all of them where the best scores `min_score` or more, else none.
 
     A dialogue that nobody opened asks for no picture, in training and here.

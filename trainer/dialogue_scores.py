@@ -28,7 +28,7 @@ from sightline.metrics import (
     words,
 )
 from trainer import shown
-from trainer.answers import ResponseLosses, answer_all, is_shown, response_losses
+from trainer.answers import Flags, ResponseLosses, answer_all, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.evaluate import RECALLS, Scores
@@ -36,9 +36,9 @@ from trainer.retrieval import encode_texts
 from trainer.shown import UNKNOWN, Shown
 from trainer.store import EncodedPictures, Floats, Rows
 
-RETRIEVED, RANDOM, NONE, TRUE = "retrieved", "random", "none", "true"
-LOOKS = (RETRIEVED, RANDOM, NONE)
-"""What replies can be given to look at."""
+RETRIEVED, SERVED, RANDOM, NONE, TRUE = "retrieved", "served", "random", "none", "true"
+LOOKS = (RETRIEVED, SERVED, RANDOM, NONE)
+"""What replies can be given to look at; `served` is retrieved over the release's score floor, as services do."""
 
 ItemT = TypeVar("ItemT")
 PerDialogue = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
@@ -77,7 +77,7 @@ class Measured:
 def evaluate_dialogues(exam: DialogueExam, *, look: str, word_vectors: Path | None) -> Measured:
     """Every score that the dialogues allow, with the replies that look at the pictures `look` names, one of LOOKS.
 
-    Losses are taken with retrieved, random and no pictures whatever `look` is,
+    Losses are taken with retrieved, served, random and no pictures whatever `look` is,
     and with the right one for dialogues that name a picture of the pool. Pictures
     are retrieved by contexts alone. Embedding scores need a file of `word_vectors`,
     which is read once the words of the replies are known.
@@ -97,9 +97,10 @@ def evaluate_dialogues(exam: DialogueExam, *, look: str, word_vectors: Path | No
 
 
 def _choices(exam: DialogueExam, *, queries_QD: Floats, known_Q: Rows) -> dict[str, Shown]:
-    k = exam.settings.num_images
+    k, floor = exam.settings.num_images, exam.built.model.config.min_score
     return {
         RETRIEVED: shown.retrieved(queries_QD, pictures=exam.pictures, k=k),
+        SERVED: shown.retrieved(queries_QD, pictures=exam.pictures, k=k, min_score=floor),
         RANDOM: shown.drawn(queries_QD, pictures=exam.pictures, k=k, known_Q=known_Q, seed=exam.seed),
         NONE: shown.nothing(queries_QD),
     }
@@ -119,6 +120,7 @@ def _losses(exam: DialogueExam, choice: Shown, *, name: str) -> ResponseLosses:
             rows_BK=choice.rows_QK[part],
             cosines_BK=choice.cosines_QK[part],
             batch_size=exam.settings.batch_size,
+            min_score=choice.min_score,
         )
         for part in exam.track(_batches(exam), description=f"losses, pictures: {name}")
     ]
@@ -140,6 +142,7 @@ def _replies(exam: DialogueExam, looked: Shown, *, look: str) -> list[str]:
             cosines_BK=looked.cosines_QK[part],
             max_new_tokens=exam.settings.max_new_tokens,
             batch_size=exam.settings.batch_size,
+            min_score=looked.min_score,
         )
     ]
 
@@ -170,10 +173,12 @@ def _clip(exam: DialogueExam, replies: Sequence[str], *, looked: Shown, known_Q:
     """CLIPScore of replies, and of responses beside them, by what they are held against; not-a-number without it."""
     reply_QD = encode_texts(exam.built, list(replies))
     scores: PerDialogue = {}
-    if looked.rows_QK.shape[1]:
+    looks_Q = _is_shown(exam, looked).any(axis=1)
+    if looks_Q.any():
         response_QD = encode_texts(exam.built, _responses(exam))
-        scores["clip_score"] = _clip_of(reply_QD, rows_QK=looked.rows_QK, pictures=exam.pictures)
-        scores["clip_score_response"] = _clip_of(response_QD, rows_QK=looked.rows_QK, pictures=exam.pictures)
+        for name, text_QD in (("clip_score", reply_QD), ("clip_score_response", response_QD)):
+            score_Q = _clip_of(text_QD, rows_QK=looked.rows_QK, pictures=exam.pictures)
+            scores[name] = np.where(looks_Q, score_Q, np.nan)
     has_known_Q = known_Q != UNKNOWN
     if has_known_Q.any():
         rows_MK = known_Q[has_known_Q][:, None]
@@ -182,6 +187,11 @@ def _clip(exam: DialogueExam, replies: Sequence[str], *, looked: Shown, known_Q:
             reply_QD[has_known_Q], rows_QK=rows_MK, pictures=exam.pictures
         )
     return scores
+
+
+def _is_shown(exam: DialogueExam, looked: Shown) -> Flags:
+    contexts = [record.context for record in exam.dialogues]
+    return is_shown(contexts, cosines_BK=looked.cosines_QK, min_score=looked.min_score)
 
 
 def _clip_of(text_QD: Floats, *, rows_QK: Rows, pictures: EncodedPictures) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -236,8 +246,7 @@ def _predictions(
     exam: DialogueExam, replies: Sequence[str], *, looked: Shown, each: PerDialogue, losses: ResponseLosses
 ) -> list[dict[str, Any]]:
     images = exam.pictures.first_of_rows(exam.images)
-    contexts = [record.context for record in exam.dialogues]
-    is_shown_QK = is_shown(contexts, cosines_BK=looked.cosines_QK)
+    is_shown_QK = _is_shown(exam, looked)
     each = {**each, "loss": losses.nll_B / losses.num_tokens_B, "num_tokens": losses.num_tokens_B.astype(np.float64)}
     return [
         {

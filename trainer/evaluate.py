@@ -22,11 +22,11 @@ from sightline.metrics import (
     recall_at_each,
     unigram_perplexity,
 )
-from trainer.answers import MAX_RESPONSE_TOKENS, answer_all, response_losses
+from trainer.answers import ALWAYS, MAX_RESPONSE_TOKENS, NEVER, answer_all, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
-from trainer.relevance import ALWAYS, NEVER, calibrate, relevance_scores, search
+from trainer.relevance import calibrate, relevance_scores, search
 from trainer.retrieval import encode_texts, nearest_pictures, ranks_of_relevant, retrieve
 from trainer.store import EncodedPictures, Floats, Rows, encode_pool
 

@@ -11,15 +11,13 @@ import numpy.typing as npt
 
 from sightline.data.dialogues import DialogueRecord
 from sightline.metrics import perplexity, states_any
-from trainer.answers import Flags, ResponseLosses, is_shown, response_losses
+from trainer.answers import ALWAYS, NEVER, Flags, ResponseLosses, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.retrieval import retrieve
 from trainer.shown import UNKNOWN, drawn, query_vectors
 from trainer.store import EncodedPictures, Floats, Rows
 
-ALWAYS, NEVER = -1.0, 2.0
-"""Floors under every cosine and above every cosine."""
 _CHANCE_QUANTILE, _CHANCE_SEED = 0.99, 0
 
 

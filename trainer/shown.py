@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.data.dialogues import DialogueRecord, query_text
+from trainer.answers import ALWAYS
 from trainer.architecture import Built
 from trainer.retrieval import encode_texts, nearest_pictures, ranks_of_relevant
 from trainer.store import EncodedPictures, Floats, Rows
@@ -26,6 +27,8 @@ class Shown:
     """Rows of the pool, best first."""
     cosines_QK: Floats
     """How near each is to the dialogue's query."""
+    min_score: float = ALWAYS
+    """A dialogue whose best picture scores less looks at none."""
 
 
 def query_vectors(built: Built, dialogues: Sequence[DialogueRecord]) -> Floats:
@@ -38,10 +41,10 @@ def known_rows(dialogues: Sequence[DialogueRecord], *, row_of: Mapping[str, int]
     return np.array([row_of.get(record.image_id or "", UNKNOWN) for record in dialogues], dtype=np.int64)
 
 
-def retrieved(queries_QD: Floats, *, pictures: EncodedPictures, k: int) -> Shown:
+def retrieved(queries_QD: Floats, *, pictures: EncodedPictures, k: int, min_score: float = ALWAYS) -> Shown:
     """The k nearest pictures of each query, exactly."""
     rows_QK, cosines_QK = nearest_pictures(queries_QD, pictures_ND=pictures.vectors_ND, k=k)
-    return Shown(rows_QK=rows_QK, cosines_QK=cosines_QK)
+    return Shown(rows_QK=rows_QK, cosines_QK=cosines_QK, min_score=min_score)
 
 
 def drawn(queries_QD: Floats, *, pictures: EncodedPictures, k: int, known_Q: Rows, seed: int) -> Shown:

@@ -17,6 +17,7 @@ import torch
 from sightline.data.questions import QuestionRecord
 from sightline.errors import SettingInvalid, UsageError
 from sightline.metrics import grade_answer, grounded_accuracy, ranks_of_first_relevant, recall_at_each
+from trainer.answers import ALWAYS
 from trainer.architecture import Built
 from trainer.config import from_json
 from trainer.data import Corpus, load_corpus
@@ -25,7 +26,7 @@ from trainer.experiments.damage import damaged
 from trainer.experiments.plan import Cell, Model, Outcome
 from trainer.experiments.training import running_config, trained
 from trainer.pictures import Pixels, load_pictures
-from trainer.relevance import ALWAYS, calibrated
+from trainer.relevance import calibrated
 from trainer.store import Floats, Rows, encode_pictures
 
 MAIN = "grounded_accuracy"

@@ -22,9 +22,10 @@ from trainer.answers import reply_inputs, response_losses
 from trainer.architecture import Built, build
 from trainer.config import EvaluationSettings, FitConfig
 from trainer.data import load_corpus
-from trainer.dialogue_scores import LOOKS, NONE, RANDOM, RETRIEVED, DialogueExam, evaluate_dialogues
+from trainer.dialogue_scores import LOOKS, NONE, RANDOM, RETRIEVED, SERVED, DialogueExam, evaluate_dialogues
 from trainer.pictures import load_pictures
 from trainer.publish import publish
+from trainer.relevance import calibrated
 from trainer.store import EncodedPictures, encode_pictures
 
 DIALOGUES = [
@@ -137,6 +138,20 @@ def test_dialogues_without_pictures_are_scored_all_the_same(exam: DialogueExam) 
     scores = evaluate_dialogues(plain, look=NONE, word_vectors=None).scores
     assert {"bleu_1", "rouge_l", "distinct_2", "perplexity", "loss_random", "gain_retrieved_over_none"} <= scores.keys()
     assert not {"loss_true", "retrieval_recall_at_1", "clip_score", "clip_score_true"} & scores.keys()
+
+
+def test_served_replies_look_over_the_releases_floor_alone(exam: DialogueExam) -> None:
+    best = shown.retrieved(shown.query_vectors(exam.built, DIALOGUES), pictures=exam.pictures, k=2).cosines_QK[:, 0]
+    floored = replace(exam, built=calibrated(exam.built, floor=float(np.median(best))))
+    rows = evaluate_dialogues(floored, look=SERVED, word_vectors=None).predictions
+    assert [len(row["image_ids"]) for row in rows] == [2 if score >= np.median(best) else 0 for score in best]
+    everything = evaluate_dialogues(floored, look=RETRIEVED, word_vectors=None)
+    assert {len(row["image_ids"]) for row in everything.predictions} == {2}
+    assert everything.scores["loss_served"] != everything.scores["loss_retrieved"]
+    blind = replace(exam, built=calibrated(exam.built, floor=1.0))
+    nowhere = evaluate_dialogues(blind, look=SERVED, word_vectors=None)
+    assert nowhere.scores["loss_served"] == pytest.approx(nowhere.scores["loss_none"])
+    assert "clip_score" not in nowhere.scores
 
 
 @pytest.mark.parametrize("look", LOOKS)

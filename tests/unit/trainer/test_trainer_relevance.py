@@ -11,12 +11,12 @@ import pytest
 
 from sightline.metrics import invention_rate, states_any
 from sightline.models.release import load_generator, load_model
-from trainer.answers import is_shown
+from trainer.answers import ALWAYS, NEVER, is_shown
 from trainer.architecture import build
 from trainer.config import FitConfig
 from trainer.data import load_corpus
 from trainer.evaluate import evaluate, score_floor
-from trainer.relevance import ALWAYS, NEVER, highest_floor
+from trainer.relevance import highest_floor
 
 
 def forgone_by_hand(floor: float, best: np.ndarray, gain: np.ndarray) -> float:
