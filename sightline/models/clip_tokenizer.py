@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, default_bpe
 
-from sightline.errors import ReleaseInvalid
+from sightline.data.keywords import PLACEHOLDER
+from sightline.errors import ReleaseInvalid, SettingInvalid
 from sightline.models.faithful.tokenizer import BART_FILE, BartTowerTokenizer
 from sightline.models.pretrained import model_config_of
 from sightline.models.tokenizer import (
@@ -20,11 +21,14 @@ from sightline.models.tokenizer import (
     CorpusTowerTokenizer,
     TokenizedTexts,
     TowerTokenizer,
+    joined,
     pad_rows,
     read_tokenizer,
 )
 
 BPE_FILE = "tower_bpe.txt.gz"
+CLIP_PLACEHOLDER_ID = 259
+"""Id of "$" in CLIP's byte-pair encoding; LinCIR and SEARLE put their pseudo-words there."""
 HF_FOLDER = "tower_hf"
 HF_SETTINGS = "tower_hf.json"
 
@@ -39,14 +43,31 @@ class ClipTowerTokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
-        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        # Both ids are the highest: a user's "<end_of_text>" must not become one and end the text early.
-        rows = [[start, *(i for i in self._tokenizer.encode(text) if i < start), end] for text in texts]
-        return pad_rows(rows, context_length=self.context_length, eos_id=end)
+        return self._padded([self._encode(text) for text in texts])
+
+    @property
+    def placeholder_id(self) -> int:
+        """The id of "$": 259. Raises SettingInvalid for a byte-pair encoding that is not CLIP's."""
+        if (found := self._tokenizer.encode(PLACEHOLDER)) != [CLIP_PLACEHOLDER_ID]:
+            raise SettingInvalid(f"tokenizer: {PLACEHOLDER!r} has ids {found}, expected {[CLIP_PLACEHOLDER_ID]}")
+        return CLIP_PLACEHOLDER_ID
+
+    def tokenize_around(self, rows: Sequence[Sequence[str]]) -> TokenizedTexts:
+        """Ids of texts given in pieces, the placeholder once between each two, cut at the end."""
+        own = self.placeholder_id
+        return self._padded([joined([self._encode(piece) for piece in row], placeholder_id=own) for row in rows])
 
     def save(self, folder: Path) -> None:
         """Write `tower_bpe.txt.gz`."""
         shutil.copyfile(self._bpe, folder / BPE_FILE)
+
+    def _encode(self, text: str) -> list[int]:
+        # Start and end have the highest ids: a user's "<end_of_text>" must not become one and end the text early.
+        return [token for token in self._tokenizer.encode(text) if token < self._tokenizer.sot_token_id]
+
+    def _padded(self, rows: list[list[int]]) -> TokenizedTexts:
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        return pad_rows([[start, *row, end] for row in rows], context_length=self.context_length, eos_id=end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

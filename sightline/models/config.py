@@ -208,18 +208,18 @@ class ZrigfConfig:
         Raises SettingInvalid if a key is unknown or missing, a value has
         another type, or the format is newer than this code.
         """
-        values = _parse_object(text)
+        values = parse_object(text)
         if (version := values.pop("format", None)) != FORMAT_VERSION:
             raise SettingInvalid(f"format of a model configuration: got {version!r}, expected {FORMAT_VERSION}")
         if (variant := values.pop("variant", CLIP)) not in VARIANTS:
             raise SettingInvalid(f"variant: got {variant!r}, expected {' or '.join(VARIANTS)}")
         decoder, tower = values.pop("decoder", None), values.pop("tower", {})
         return cls(
-            tower=_fill(TowerConfig, tower) if variant == CLIP else _fill_faithful(tower),
-            decoder=None if decoder is None else _fill(DecoderConfig, decoder),
-            fusion=_fill(FusionConfig, values.pop("fusion", {})),
-            masking=_fill(MaskingConfig, values.pop("masking", {})),
-            **_checked(cls, values),
+            tower=filled(TowerConfig, tower) if variant == CLIP else _fill_faithful(tower),
+            decoder=None if decoder is None else filled(DecoderConfig, decoder),
+            fusion=filled(FusionConfig, values.pop("fusion", {})),
+            masking=filled(MaskingConfig, values.pop("masking", {})),
+            **checked(cls, values),
         )
 
 
@@ -277,7 +277,8 @@ def num_masked_cells(cells: int, *, ratio: float) -> int:
     return math.ceil(round(ratio * cells, 9))
 
 
-def _parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
+    """The object of a configuration's JSON. Raises SettingInvalid if it is no JSON or no object."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -287,20 +288,22 @@ def _parse_object(text: str) -> dict[str, Any]:
     return values
 
 
-def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """The dataclass with these values. Raises SettingInvalid if one is missing, unknown, or of another type."""
     required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
     if missing := sorted(required - values.keys()):
         raise SettingInvalid(f"{kind.__name__}: {', '.join(missing)} missing")
-    return kind(**_checked(kind, values))
+    return kind(**checked(kind, values))
 
 
 def _fill_faithful(values: Mapping[str, Any]) -> FaithfulTowerConfig:
-    text = _fill(DecoderConfig, values.get("text", {}))
-    filled: FaithfulTowerConfig = _fill(FaithfulTowerConfig, {**values, "text": text})
-    return filled
+    text = filled(DecoderConfig, values.get("text", {}))
+    tower: FaithfulTowerConfig = filled(FaithfulTowerConfig, {**values, "text": text})
+    return tower
 
 
-def _checked(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def checked(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, each a field of the dataclass and of its type. Raises SettingInvalid for one that is not."""
     types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name, value in values.items():
         if name not in types:

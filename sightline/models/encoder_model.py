@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
+from sightline.errors import CapabilityMissing, DimensionMismatch, FieldOutOfRange
+from sightline.models.composer import Composer
 from sightline.models.golden import Golden
 from sightline.models.model import ZrigfModel
+from sightline.models.placeholder import composed_ids, placeholder_tokenizer
 from sightline.models.tokenizer import TokenizedTexts, TowerTokenizer
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +33,7 @@ class EncoderModel:
         golden: Golden,
         device: str,
         dtype: torch.dtype,
+        composer: Composer | None = None,
     ) -> None:
         self.embedding_space_id = embedding_space_id
         self.dimension: int = model.tower.dimension
@@ -39,6 +44,17 @@ class EncoderModel:
         self.compute_dtype = str(dtype).removeprefix("torch.")
         self.device = device
         self._model, self._tokenizer, self._golden, self._dtype = model, tokenizer, golden, dtype
+        self._composer = composer
+
+    @property
+    def can_compose(self) -> bool:
+        """Whether the release holds a composer: else `encode_composed` raises CapabilityMissing."""
+        return self._composer is not None
+
+    @property
+    def composes_vectors(self) -> bool:
+        """Whether a stored vector can be a reference; else the composer needs pixels, or there is none."""
+        return self._composer is not None and not self._composer.needs_pixels
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids [N, context_length], each cut at its end if it is too long."""
@@ -66,9 +82,52 @@ class EncoderModel:
         vectors_ND, tokens_NPW = self._model.fusion_tokens(pixels)
         return _float32(vectors_ND), tokens_NPW.to(torch.float16).cpu().numpy()
 
+    def tokenize_edits(self, edits: Sequence[str]) -> TokenizedTexts:
+        """Composed sentences as ids [N, context_length]; `is_truncated` says which edit lost its end.
+
+        Raises CapabilityMissing if the release has no composer.
+        """
+        tokenizer = placeholder_tokenizer(self._tokenizer)
+        return composed_ids(edits, tokenizer=tokenizer, template=self._need_composer().config.template)
+
+    def encode_composed(self, reference: Array, edits: Sequence[str]) -> Array:
+        """Unit vectors [N, D] in float32 of what the edits make of the references; `encode_composed_ids` says more."""
+        return self.encode_composed_ids(reference, self.tokenize_edits(edits).ids)
+
+    @torch.inference_mode()
+    def encode_composed_ids(self, reference: Array, ids_NL: Array) -> Array:
+        """Unit vectors [N, D] in float32 of references with edits that `tokenize_edits` has read.
+
+        A reference is a picture's vector [N, D] of this embedding space, of any
+        length above zero, or its pixels [N, C, H, W] as `preprocess` gives them.
+        Raises CapabilityMissing if the release has no composer, or one that needs
+        pixels; DimensionMismatch and FieldOutOfRange for shapes that do not fit.
+        """
+        composer = self._need_composer()
+        self._check_reference(reference, count=len(ids_NL))
+        given = torch.from_numpy(reference).to(self.device)
+        if given.ndim == 2:
+            given = F.normalize(given.float(), dim=-1)
+        return _float32(composer(given, torch.from_numpy(ids_NL).to(self.device)))
+
     def check_golden(self) -> None:
         """Recompute what the release promises. Raises ReleaseInvalid naming what came out differently."""
         self._golden.check_encoder(self)
+
+    def _need_composer(self) -> Composer:
+        if self._composer is None:
+            raise CapabilityMissing(
+                "this release has no composer; it answers pictures or texts alone", detail="composer"
+            )
+        return self._composer
+
+    def _check_reference(self, reference: Array, *, count: int) -> None:
+        if len(reference) != count:
+            message = f"references: got {len(reference)}, need one for each of {count} edits"
+            raise FieldOutOfRange(message, field="references", value=len(reference), limit=count)
+        if reference.ndim == 2 and reference.shape[1] != self.dimension:
+            message = f"reference: got {reference.shape[1]} dimensions, this space has {self.dimension}"
+            raise DimensionMismatch(message, value=reference.shape[1], limit=self.dimension)
 
 
 def _float32(values: torch.Tensor) -> Array:

@@ -25,6 +25,7 @@ GOLDEN_FILE = "golden.safetensors"
 TEXTS = ("a photo of a red ball on the beach", "Two blue birds at NIGHT, under a tree!", "x")
 TURNS = ("hello there", "what colour is it ?")
 REPLY = "it is red ."
+EDITS = ("is blue", "shows two of them at NIGHT.", "")
 
 MAX_RELATIVE_ERROR = 1e-3
 """Largest relative error of an output row in float32, whatever the machine's order of summation."""
@@ -38,23 +39,30 @@ class Golden:
 
     arrays: dict[str, Array]
     texts: list[str]
+    edits: tuple[str, ...] = ()
+    """What the composer was asked, if the release has one."""
 
     def save(self, folder: Path) -> None:
         """Write `golden.safetensors`."""
-        save_file(self.arrays, folder / GOLDEN_FILE, metadata={"texts": json.dumps(self.texts)})
+        metadata = {"texts": json.dumps(self.texts)} | ({"edits": json.dumps(self.edits)} if self.edits else {})
+        save_file(self.arrays, folder / GOLDEN_FILE, metadata=metadata)
 
     @classmethod
     def read(cls, folder: Path) -> Golden:
         """The golden file of a release. Raises ReleaseInvalid if it is absent or damaged."""
         try:
             with safe_open(folder / GOLDEN_FILE, framework="numpy") as file:
-                texts = json.loads((file.metadata() or {}).get("texts", "[]"))
-                return cls(arrays={name: file.get_tensor(name) for name in file.keys()}, texts=texts)  # noqa: SIM118
+                metadata = file.metadata() or {}
+                return cls(
+                    arrays={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+                    texts=json.loads(metadata.get("texts", "[]")),
+                    edits=tuple(json.loads(metadata.get("edits", "[]"))),
+                )
         except (OSError, SafetensorError, ValueError) as error:
             raise ReleaseInvalid(f"{GOLDEN_FILE}: cannot be read: {error}") from error
 
     def check_encoder(self, encoder: EncoderModel) -> None:
-        """Raise ReleaseInvalid unless tokenizer, preprocessing and both towers give what they gave when saved."""
+        """Raise ReleaseInvalid unless tokenizer, preprocessing, towers and composer give what they gave when saved."""
         ids = encoder.tokenize(self.texts).ids
         self._check_equal("text_ids", ids)
         self._check_equal("pixels", encoder.preprocess(Image.fromarray(self._need("picture")))[None])
@@ -62,11 +70,22 @@ class Golden:
         vectors_ND, tokens_NPW = encoder.encode_images(self._need("pixels"))
         self._check_close("image_vectors", vectors_ND, dtype=encoder.compute_dtype)
         self._check_close("image_tokens", tokens_NPW.astype(np.float32), dtype=encoder.compute_dtype)
+        if encoder.can_compose != bool(self.edits):
+            held, promised = encoder.can_compose, bool(self.edits)
+            raise ReleaseInvalid(f"composer: present is {held}, golden outputs of one are present is {promised}")
+        if self.edits:
+            self._check_composer(encoder)
 
     def check_generator(self, generator: GeneratorModel) -> None:
         """Raise ReleaseInvalid unless the generator's logits are what they were when saved."""
         inputs = {name: self._need(f"generator.{name}") for name in GENERATOR_INPUTS}
         self._check_close("generator.logits", generator.logits(inputs), dtype=generator.compute_dtype)
+
+    def _check_composer(self, encoder: EncoderModel) -> None:
+        ids = encoder.tokenize_edits(self.edits).ids
+        self._check_equal("composed_ids", ids)
+        pixels = np.repeat(self._need("pixels"), len(ids), axis=0)
+        self._check_close("composed_vectors", encoder.encode_composed_ids(pixels, ids), dtype=encoder.compute_dtype)
 
     def _need(self, name: str) -> Array:
         if name not in self.arrays:

@@ -2,12 +2,13 @@
 
 A release's model part is `config.json`, `preprocess.json`, `tokenizer/`,
 `model.safetensors` and `golden.safetensors`; a tower of an open_clip tag adds
-`tower/open_clip_config.json`. The registry adds the manifest.
+`tower/open_clip_config.json`, and a composer its own two files. The registry adds the manifest.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,15 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from sightline.data.dialogues import query_text
 from sightline.errors import CapabilityMissing, ReleaseInvalid, SettingInvalid
 from sightline.models.clip_tokenizer import read_tower_tokenizer
+from sightline.models.composer import Composer
+from sightline.models.composer_release import load_composer, save_composer
 from sightline.models.config import FaithfulTowerConfig, TowerConfig, ZrigfConfig
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.generator_model import GeneratorModel
-from sightline.models.golden import REPLY, TEXTS, TURNS, Golden, golden_picture, golden_tokens
+from sightline.models.golden import EDITS, REPLY, TEXTS, TURNS, Golden, golden_picture, golden_tokens
 from sightline.models.model import ZrigfModel, build_any_tower, build_generator, build_model
 from sightline.models.precision import choose_dtype, ready_to_serve
 from sightline.models.repetition import FREE, RepetitionRules
@@ -47,6 +51,7 @@ class LoadedModel:
     tower_tokenizer: TowerTokenizer
     dialogue_tokenizer: DialogueTokenizer | None
     embedding_space_id: str
+    composer: Composer | None = None
 
 
 def save_release(
@@ -55,11 +60,14 @@ def save_release(
     model: ZrigfModel,
     tower_tokenizer: TowerTokenizer,
     dialogue_tokenizer: DialogueTokenizer | None = None,
+    composer: Composer | None = None,
 ) -> dict[str, Any]:
     """The manifest's architecture section, after writing the model's part of a release into `folder`.
 
     Golden outputs are computed in float32 where the model lies; its mode is
-    restored. A model with a generator needs its dialogue tokenizer.
+    restored. A model with a generator needs its dialogue tokenizer. A composer
+    changes nothing about the embedding space; one that was trained in another
+    raises EmbeddingSpaceMismatch.
     """
     if (model.generator is None) != (dialogue_tokenizer is None):
         raise SettingInvalid("a model with a generator is saved with its dialogue tokenizer, one without is not")
@@ -76,8 +84,18 @@ def save_release(
         model.tower.save_text_config(folder / TOWER_FOLDER)
     space_id = _space_id(folder, tower=model.tower, config=model.config)
     write_weights(folder, state=unique_state(model), metadata={_SPACE_KEY: space_id})
-    _golden(model, tower_tokenizer, dialogue_tokenizer).save(folder)
-    return _architecture(model, space_id=space_id)
+    if composer is not None:
+        save_composer(folder, composer=composer, embedding_space_id=space_id)
+    _golden(model, tower_tokenizer, dialogue_tokenizer, composer).save(folder)
+    return {**_architecture(model, space_id=space_id), "has_composer": composer is not None}
+
+
+def embedding_space_of(model: ZrigfModel, *, tower_tokenizer: TowerTokenizer) -> str:
+    """The id of the space that a release of these towers would have: what a composer for them is pinned to."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / TOKENIZER_FOLDER).mkdir()
+        tower_tokenizer.save(Path(name) / TOKENIZER_FOLDER)
+        return _space_id(Path(name), tower=model.tower, config=model.config)
 
 
 def load_model(folder: Path) -> LoadedModel:
@@ -90,11 +108,13 @@ def load_model(folder: Path) -> LoadedModel:
             model.generator.reader.set_preprocess(model.tower.preprocess)
         load_part(model, file=file, prefix="")
         space_id = _stored_space_id(file)
+    tower_tokenizer = _tower_tokenizer(folder, config.tower)
     return LoadedModel(
         model=model,
-        tower_tokenizer=_tower_tokenizer(folder, config.tower),
+        tower_tokenizer=tower_tokenizer,
         dialogue_tokenizer=None if config.decoder is None else _dialogue_tokenizer(folder, config),
         embedding_space_id=space_id,
+        composer=load_composer(folder, tower=model.tower, tokenizer=tower_tokenizer, embedding_space_id=space_id),
     )
 
 
@@ -112,15 +132,21 @@ def load_encoder(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> E
         space_id = _stored_space_id(file)
     if (found := _space_id(folder, tower=tower, config=config)) != space_id:
         raise ReleaseInvalid(f"embedding space: the release says {space_id}, its towers give {found}")
+    tokenizer = _tower_tokenizer(folder, config.tower)
+    composer = load_composer(folder, tower=tower, tokenizer=tokenizer, embedding_space_id=space_id)
     chosen = choose_dtype(dtype, device=device, width=tower.token_width)
     ready_to_serve(tower, device=device, dtype=chosen)
+    if composer is not None:
+        # A few small layers: their rounding would cost more than their time.
+        ready_to_serve(composer, device=device, dtype=torch.float32)
     return EncoderModel(
         ZrigfModel(config, tower=tower, generator=None, head=None),
-        tokenizer=_tower_tokenizer(folder, config.tower),
+        tokenizer=tokenizer,
         embedding_space_id=space_id,
         golden=Golden.read(folder),
         device=device,
         dtype=chosen,
+        composer=composer,
     )
 
 
@@ -185,12 +211,23 @@ def _space_id(folder: Path, *, tower: Tower, config: ZrigfConfig) -> str:
     return space_digest(tower_state=unique_state(tower), settings=settings, tokenizer_files=files)
 
 
-def _golden(model: ZrigfModel, tower_tokenizer: TowerTokenizer, dialogue_tokenizer: DialogueTokenizer | None) -> Golden:
+def _golden(
+    model: ZrigfModel,
+    tower_tokenizer: TowerTokenizer,
+    dialogue_tokenizer: DialogueTokenizer | None,
+    composer: Composer | None,
+) -> Golden:
     device = str(next(model.parameters()).device)
     nothing = Golden(arrays={}, texts=[])
-    with _evaluating(model):
+    with _evaluating(model, *([] if composer is None else [composer])):
         encoder = EncoderModel(
-            model, tokenizer=tower_tokenizer, embedding_space_id="", golden=nothing, device=device, dtype=torch.float32
+            model,
+            tokenizer=tower_tokenizer,
+            embedding_space_id="",
+            golden=nothing,
+            device=device,
+            dtype=torch.float32,
+            composer=composer,
         )
         arrays = _encoder_golden(encoder)
         if model.generator is not None and dialogue_tokenizer is not None:
@@ -203,7 +240,7 @@ def _golden(model: ZrigfModel, tower_tokenizer: TowerTokenizer, dialogue_tokeniz
                 dtype=torch.float32,
             )
             arrays |= _generator_golden(generator, tokenizer=dialogue_tokenizer)
-    return Golden(arrays=arrays, texts=list(TEXTS))
+    return Golden(arrays=arrays, texts=list(TEXTS), edits=() if composer is None else EDITS)
 
 
 def _encoder_golden(encoder: EncoderModel) -> dict[str, Any]:
@@ -211,7 +248,8 @@ def _encoder_golden(encoder: EncoderModel) -> dict[str, Any]:
     pixels = encoder.preprocess(Image.fromarray(picture))[None]
     ids = encoder.tokenize(list(TEXTS)).ids
     vectors, tokens = encoder.encode_images(pixels)
-    return {
+    composed = _composed_golden(encoder, pixels=pixels) if encoder.can_compose else {}
+    return composed | {
         "text_ids": ids,
         "text_vectors": encoder.encode_ids(ids),
         "picture": picture,
@@ -219,6 +257,12 @@ def _encoder_golden(encoder: EncoderModel) -> dict[str, Any]:
         "image_vectors": vectors,
         "image_tokens": tokens.astype(np.float32),
     }
+
+
+def _composed_golden(encoder: EncoderModel, *, pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
+    ids = encoder.tokenize_edits(EDITS).ids
+    vectors = encoder.encode_composed_ids(np.repeat(pixels, len(EDITS), axis=0), ids)
+    return {"composed_ids": ids, "composed_vectors": vectors}
 
 
 def _generator_golden(generator: GeneratorModel, *, tokenizer: DialogueTokenizer) -> dict[str, Any]:
@@ -238,9 +282,10 @@ def _generator_golden(generator: GeneratorModel, *, tokenizer: DialogueTokenizer
 
 
 @contextmanager
-def _evaluating(model: ZrigfModel) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for model in models for module in model.modules()}
+    for model in models:
+        model.eval()
     try:
         yield
     finally:

@@ -3,10 +3,13 @@
 # Axes: B texts, L tokens, W width of the tower, D embedding width.
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, text_global_pool
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,13 +22,38 @@ class CausalTextTower:
         blocks = tower.transformer.resblocks
         self._has_plain_blocks = all(type(block) is ResidualAttentionBlock for block in blocks)
 
+    @property
+    def width(self) -> int:
+        """Width of a token's embedding."""
+        return int(self.tower.token_embedding.weight.shape[1])
+
     def encode(self, ids_BL: Tensor) -> Tensor:
         """Vectors [B, D], not normalised, for any L up to the context length; equal to open_clip's own."""
-        tower = self.tower
-        x_BLW = tower.token_embedding(ids_BL) + tower.positional_embedding[: ids_BL.shape[1]]
-        x_BLW = tower.ln_final(self._blocks(x_BLW))
-        pooled_BW = text_global_pool(x_BLW, ids_BL, self.pool_type, eos_token_id=self.eos_id)
-        projection = tower.text_projection
+        x_BLW = self.embed(ids_BL) + self.positions(ids_BL)
+        for block in self.blocks():
+            x_BLW = block(x_BLW)
+        return self.project(x_BLW, end_B=self.end_of_text(ids_BL))
+
+    def embed(self, ids_BL: Tensor) -> Tensor:
+        """Embeddings [B, L, W] of the tokens, without positions."""
+        embeddings_BLW: Tensor = self.tower.token_embedding(ids_BL)
+        return embeddings_BLW
+
+    def positions(self, ids_BL: Tensor) -> Tensor:
+        """Embeddings [L, W] of the positions."""
+        positions_LW: Tensor = self.tower.positional_embedding[: ids_BL.shape[1]]
+        return positions_LW
+
+    def blocks(self) -> list[Callable[[Tensor], Tensor]]:
+        """The blocks in order, each from states [B, L, W] to states, for any L; no token sees a later one."""
+        transformer = self.tower.transformer
+        run = _block if self._has_plain_blocks else _masked_block
+        return [partial(run_block, partial(run, block), transformer=transformer) for block in transformer.resblocks]
+
+    def project(self, x_BLW: Tensor, *, end_B: Tensor) -> Tensor:
+        """Vectors [B, D], not normalised, read at each text's end."""
+        pooled_BW = self.tower.ln_final(x_BLW)[torch.arange(len(end_B), device=end_B.device), end_B]
+        projection = self.tower.text_projection
         if projection is None:
             return pooled_BW
         return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
@@ -35,18 +63,6 @@ class CausalTextTower:
         if self.pool_type == "argmax":
             return ids_BL.argmax(dim=-1)
         return (ids_BL == self.eos_id).int().argmax(dim=-1)
-
-    def _blocks(self, x_BLW: Tensor) -> Tensor:
-        if not self._has_plain_blocks:
-            length = x_BLW.shape[1]
-            return self.tower.transformer(x_BLW, attn_mask=self.tower.attn_mask[:length, :length])
-        transformer = self.tower.transformer
-        for block in transformer.resblocks:
-            if transformer.grad_checkpointing and torch.is_grad_enabled():
-                x_BLW = checkpoint(_block, block, x_BLW, use_reentrant=False)
-            else:
-                x_BLW = _block(block, x_BLW)
-        return x_BLW
 
 
 def causal_text_tower(model: nn.Module) -> CausalTextTower | None:
@@ -59,6 +75,21 @@ def causal_text_tower(model: nn.Module) -> CausalTextTower | None:
     if pool_type not in {"argmax", "eos"} or tower.attn_mask is None:
         return None
     return CausalTextTower(tower, pool_type=pool_type, eos_id=tower.text_eos_id if is_clip else tower.eos_id)
+
+
+def run_block(block: Callable[[Tensor], Tensor], x_BLW: Tensor, *, transformer: nn.Module) -> Tensor:
+    """The block's output; computed again on the way back where the transformer recomputes activations."""
+    if transformer.grad_checkpointing and torch.is_grad_enabled():
+        again: Tensor = checkpoint(block, x_BLW, use_reentrant=False)
+        return again
+    return block(x_BLW)
+
+
+def _masked_block(block: nn.Module, x_BLW: Tensor) -> Tensor:
+    """A block of a kind with attention of its own, which is given its mask."""
+    length = x_BLW.shape[1]
+    mask_LL = torch.full((length, length), float("-inf"), dtype=x_BLW.dtype, device=x_BLW.device).triu(1)
+    return block(x_BLW, attn_mask=mask_LL)
 
 
 def _block(block: ResidualAttentionBlock, x_BLW: Tensor) -> Tensor:

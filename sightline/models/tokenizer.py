@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from sightline.data.keywords import PLACEHOLDER
 from sightline.errors import ReleaseInvalid, SettingInvalid
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
@@ -88,13 +89,32 @@ class CorpusTowerTokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        rows = [[BOS_ID, *encoding.ids, self._eos_id] for encoding in encodings]
-        return pad_rows(rows, context_length=self.context_length, eos_id=self._eos_id)
+        return self._padded(self._encode(texts))
+
+    @property
+    def placeholder_id(self) -> int:
+        """The id of the byte "$" alone, which every alphabet of ours holds."""
+        found: int | None = self._tokenizer.token_to_id(PLACEHOLDER)
+        if found is None:
+            raise SettingInvalid(f"tokenizer: has no token {PLACEHOLDER!r} to stand for a pseudo-word")
+        return found
+
+    def tokenize_around(self, rows: Sequence[Sequence[str]]) -> TokenizedTexts:
+        """Ids of texts given in pieces, the placeholder once between each two, cut at the end."""
+        encoded = iter(self._encode([piece.strip() for row in rows for piece in row]))
+        return self._padded([joined([next(encoded) for _ in row], placeholder_id=self.placeholder_id) for row in rows])
 
     def save(self, folder: Path) -> None:
         """Write `tower.json`."""
         self._tokenizer.save(str(folder / TOWER_FILE))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def _padded(self, rows: list[list[int]]) -> TokenizedTexts:
+        ended = [[BOS_ID, *row, self._eos_id] for row in rows]
+        return pad_rows(ended, context_length=self.context_length, eos_id=self._eos_id)
 
 
 class DialogueTokenizer:
@@ -190,6 +210,15 @@ def _literal(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, reading "</s>" in a user's text as five characters rather than as the end of it."""
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def joined(pieces: Sequence[Sequence[int]], *, placeholder_id: int) -> list[int]:
+    """The pieces' ids with the placeholder between each two; one inside a piece, however it was written, is dropped."""
+    ids: list[int] = []
+    for number, piece in enumerate(pieces):
+        ids += [placeholder_id] if number else []
+        ids += [token for token in piece if token != placeholder_id]
+    return ids
 
 
 def pad_rows(rows: list[list[int]], *, context_length: int, eos_id: int) -> TokenizedTexts:

@@ -16,7 +16,7 @@ from sightline.errors import SettingInvalid
 from sightline.models.config import TowerConfig
 from sightline.models.fusion import pool_tokens
 from sightline.models.pretrained import HF_TEXT_FOLDER, create_open_clip, model_config_of
-from sightline.models.text_tower import causal_text_tower
+from sightline.models.text_tower import CausalTextTower, causal_text_tower
 from sightline.models.tower import Tower, capped_scale
 from sightline.models.transforms import Preprocess
 
@@ -46,6 +46,11 @@ class DualEncoder(Tower):
     def hides_by_token(self) -> bool:
         """Whether hidden patches are replaced by a mask token; else their pixels are greyed."""
         return isinstance(self._patches, _VitPatches)
+
+    @property
+    def causal_text(self) -> CausalTextTower | None:
+        """The text tower, if its tokens never see later ones and its vector is read at the end of text."""
+        return self._text
 
     @property
     def cuts_texts(self) -> bool:

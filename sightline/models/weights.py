@@ -31,20 +31,22 @@ def unique_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: state[name].detach().cpu().contiguous() for name in names}
 
 
-def write_weights(folder: Path, *, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write `model.safetensors`."""
-    save_file(dict(state), folder / WEIGHTS_FILE, metadata=dict(metadata))
+def write_weights(
+    folder: Path, *, state: Mapping[str, Tensor], metadata: Mapping[str, str], name: str = WEIGHTS_FILE
+) -> None:
+    """Write `model.safetensors`, or the file of that name."""
+    save_file(dict(state), folder / name, metadata=dict(metadata))
 
 
 @contextmanager
-def open_weights(folder: Path) -> Iterator[Any]:
+def open_weights(folder: Path, *, name: str = WEIGHTS_FILE) -> Iterator[Any]:
     """The open safetensors file of a release. Raises ReleaseInvalid if it is absent, damaged or no safetensors."""
     refuse_pickles(folder)
     try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        with safe_open(folder / name, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        raise ReleaseInvalid(f"{WEIGHTS_FILE}: no safetensors file that can be read: {error}") from error
+        raise ReleaseInvalid(f"{name}: no safetensors file that can be read: {error}") from error
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -63,7 +65,7 @@ def load_part(module: nn.Module, *, file: Any, prefix: str) -> None:
     expected = {name: tensor.shape for name, tensor in unique_state(module).items()}
     if stored != expected.keys():
         odd = sorted(stored ^ expected.keys())
-        raise ReleaseInvalid(f"{WEIGHTS_FILE}: {len(odd)} weights missing or left over, {prefix}{odd[0]} among them")
+        raise ReleaseInvalid(f"weights: {len(odd)} missing or left over, {prefix}{odd[0]} among them")
     state = {name: file.get_tensor(prefix + name) for name in expected}
     for name, shape in expected.items():
         if state[name].shape != shape:

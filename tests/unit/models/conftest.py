@@ -19,6 +19,7 @@ from sightline.models.faithful.tower import FaithfulTower
 from sightline.models.model import ZrigfModel, build_model
 from sightline.models.release import save_release
 from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, train_tokenizer
+from tests.unit.models.composing import ROOMS, Room
 
 CORPUS = ["a red ball on the beach", "the blue bird sleeps at night", "what colour is it ?", "it is green ."]
 CONTEXT_LENGTH = 12
@@ -37,6 +38,18 @@ class SmallParts:
 @pytest.fixture(autouse=True)
 def _torch_seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def rooms() -> dict[str, Room]:
+    """Frozen towers that composers are built on; a test that changes a tower restores it."""
+    torch.manual_seed(0)
+    return {name: build() for name, build in ROOMS.items()}
+
+
+@pytest.fixture(params=list(ROOMS))
+def room(request: pytest.FixtureRequest, rooms: dict[str, Room]) -> Room:
+    return rooms[request.param]
 
 
 @pytest.fixture(scope="session")
