@@ -14,7 +14,16 @@ from sightline.metrics.grounding import (
 )
 from sightline.metrics.likelihood import PictureGain, perplexity, picture_gain, token_loss, unigram_perplexity
 from sightline.metrics.overlap import bleu_each, rouge_l, rouge_l_each
-from sightline.metrics.ranking import median_rank, ranks_of_first_relevant, recall_at, recall_at_each
+from sightline.metrics.ranking import (
+    average_precision_at,
+    mean_average_precision_at,
+    mean_average_precision_at_each,
+    median_rank,
+    ranks_of_first_relevant,
+    ranks_of_relevant,
+    recall_at,
+    recall_at_each,
+)
 from sightline.metrics.variety import distinct_n
 from sightline.metrics.word_vectors import WordVectors, read_word_vectors
 from sightline.metrics.words import WORDS_RULE, words
@@ -24,6 +33,7 @@ __all__ = [
     "PictureGain",
     "WordVectors",
     "accuracy",
+    "average_precision_at",
     "bleu_each",
     "clip_scores",
     "distinct_n",
@@ -31,10 +41,13 @@ __all__ = [
     "grade_answer",
     "grounded_accuracy",
     "invention_rate",
+    "mean_average_precision_at",
+    "mean_average_precision_at_each",
     "median_rank",
     "perplexity",
     "picture_gain",
     "ranks_of_first_relevant",
+    "ranks_of_relevant",
     "read_word_vectors",
     "recall_at",
     "recall_at_each",
