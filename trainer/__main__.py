@@ -1,4 +1,4 @@
-"""`python -m trainer fit | pretrain | evaluate | experiments | recipes`, also as `python trainer/ ...`."""
+"""`python -m trainer fit | pretrain | evaluate | benchmark | experiments | recipes`, also as `python trainer/ ...`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sightline.errors import SightlineError, UsageError
+from trainer.benchmarks.command import add_benchmark
 from trainer.config import FitConfig, flatten
 from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, report_table, write_report
 from trainer.dialogue_scores import LOOKS, RETRIEVED
@@ -56,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
     command.set_defaults(run=_pretrain)
     _add_evaluate(commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False))
+    text = "measure composed retrieval: circo, cirr, fashioniq, genecis, or queries of your own"
+    add_benchmark(commands.add_parser("benchmark", help=text, allow_abbrev=False))
     _add_experiments(commands)
     command = commands.add_parser("recipes", help="list the recipes, or every setting of one", allow_abbrev=False)
     command.add_argument("recipe", nargs="?", default="")

@@ -117,7 +117,7 @@ class PictureStore:
         Memory is a chunk of pictures and some 60 bytes a picture. What
         `pixels_of` raises passes through; pictures before the bad one stay.
         """
-        with self._locked():
+        with locked(self.folder):
             rows = self._rows(images, pixels_of=pixels_of)
         kept = rows[rows != LEFT_OUT]
         _, first, inverse = np.unique(kept, return_index=True, return_inverse=True)
@@ -171,20 +171,13 @@ class PictureStore:
     def append(self, *, tokens: Tokens, vectors: Floats, pixels: Sequence[bytes]) -> None:
         """Add rows, on disk when this returns."""
         for name, data in ((_TOKENS, tokens.tobytes()), (_VECTORS, vectors.tobytes()), (_PIXELS, b"".join(pixels))):
-            _append(self.folder / name, data)
+            append_bytes(self.folder / name, data)
         self.num_rows += len(pixels)
 
     def remember(self, digests: Sequence[bytes], *, rows: Sequence[int]) -> None:
         """Note which row each file gave; after `append`, so that a note never names a row that is not there."""
         notes = np.array(list(zip(digests, rows, strict=True)), dtype=_SOURCE)
-        _append(self.folder / _SOURCES, notes.tobytes())
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        append_bytes(self.folder / _SOURCES, notes.tobytes())
 
 
 class _Fill:
@@ -260,7 +253,17 @@ def source_digest(image: PoolImage) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
 
 
-def _append(path: Path, data: bytes) -> None:
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """`folder`, made if need be, for this process alone until the block ends; others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add to the end of a file, on disk when this returns."""
     with path.open("ab") as file:
         file.write(data)
         file.flush()
