@@ -40,6 +40,11 @@ class Counts:
     gallery_size: int
 
 
+def is_folder(path: Path) -> bool:
+    """Whether `path` is, or is named like, a folder: an absent one is searched, so that the error says for what."""
+    return path.is_dir() or path.suffix != ".json"
+
+
 def found(folder: Path, names: Sequence[str]) -> Path:
     """The first of `names` that is a file below `folder`. Raises UsageError listing where it was looked for."""
     paths = [folder / name for name in names]

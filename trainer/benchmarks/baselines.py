@@ -80,7 +80,7 @@ def slerp(weight: float) -> Combine:
 def chance(seed: int) -> Combine:
     """Directions that know nothing of the query, the same for the same seed and order of queries."""
     rng = np.random.default_rng(seed)
-    return lambda image_QD, text_QD: rng.standard_normal(image_QD.shape).astype(np.float32)
+    return lambda image_QD, text_QD: np.asarray(rng.standard_normal(image_QD.shape), dtype=np.float32)
 
 
 def unit(vectors_QD: Floats) -> Floats:

@@ -17,6 +17,7 @@ from trainer.benchmarks.annotations import (
     absent,
     check_ids,
     found,
+    is_folder,
     is_published,
     known,
     names,
@@ -93,7 +94,7 @@ def _annotations(files: Files) -> tuple[Path, Path | None]:
     if files.split not in PUBLISHED:
         raise UsageError(f"split: got {files.split!r}, CIRCO has {', '.join(PUBLISHED)}")
     path, folder = files.annotations, files.annotations
-    if path.is_dir():
+    if is_folder(path):
         path = found(path, [f"{at}{files.split}.json" for at in ("annotations/", "", "circo_")])
     else:
         folder = path.parent

@@ -16,6 +16,7 @@ from trainer.benchmarks.annotations import (
     absent,
     check_ids,
     found,
+    is_folder,
     is_published,
     known,
     listed,
@@ -81,18 +82,20 @@ def scores(ranked: Mapping[str, Sequence[Ranked]]) -> Scores:
 
 def _note_of_blanks(queries: Sequence[Query]) -> list[str]:
     blanks = [query.query_id for query in queries if not query.texts[0].strip()]
-    return [f"{len(blanks)} captions are blank and asked as they are: pairid {listed(blanks)}"] if blanks else []
+    return [f"captions that are blank and asked as they are: pairid {listed(blanks)}"] if blanks else []
 
 
 def _annotations(path: Path, *, split: str) -> tuple[Path, Path]:
     """(captions, image split) of a folder, or of a captions file with its image split beside it or in its folder."""
     if split not in PUBLISHED:
         raise UsageError(f"split: got {split!r}, CIRR has {', '.join(PUBLISHED)}")
-    if path.is_dir():
+    if is_folder(path):
         cap, part = f"cap.rc2.{split}.json", f"split.rc2.{split}.json"
         folders = ("", "cirr/")
         captions = found(path, [*(f"{at}captions/{cap}" for at in folders), cap, f"cirr_{cap}"])
         return captions, found(path, [*(f"{at}image_splits/{part}" for at in folders), part, f"cirr_{part}"])
+    if "cap." not in path.name:
+        raise UsageError(f"annotations: got {path.name}, expected a file named as cap.rc2.{split}.json")
     part = path.name.replace("cap.", "split.")
     return path, found(path.parent, [part, f"../image_splits/{part}"])
 

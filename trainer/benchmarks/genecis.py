@@ -12,7 +12,7 @@ import numpy as np
 from sightline.data.pools import PoolImage
 from sightline.errors import UsageError
 from sightline.metrics import recall_at_each
-from trainer.benchmarks.annotations import Files, found, located, records, subfolder, value_of, whole, words
+from trainer.benchmarks.annotations import Files, found, is_folder, located, records, subfolder, value_of, whole, words
 from trainer.benchmarks.protocol import Benchmark, Box, Picture, Query, Task
 from trainer.benchmarks.ranking import Ranked, Scores, mean_of_groups, target_ranks
 
@@ -61,7 +61,7 @@ def scores(ranked: Mapping[str, Sequence[Ranked]]) -> Scores:
 
 def _annotations(path: Path) -> list[tuple[str, Path]]:
     """(task, file) of a folder, or of one file that is named after its task."""
-    if path.is_dir():
+    if is_folder(path):
         names = {task: [f"{at}{task}.json" for at in ("genecis/", "", "genecis_")] for task in TASKS}
         there = [task for task in TASKS if any((path / name).is_file() for name in names[task])]
         return [(task, found(path, names[task])) for task in there or TASKS[:1]]
@@ -84,7 +84,7 @@ def _task(name: str, path: Path, *, images: Path) -> tuple[Task, list[str]]:
         excludes_reference=False,
     )
     repeated = sum(record.num_repeated for record in read)
-    return task, [f"{name}: {repeated} galleries list the target twice; it counts once"] if repeated else []
+    return task, [f"{name}: galleries that list the target twice, where it counts once: {repeated}"] if repeated else []
 
 
 class _Reader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,11 +44,24 @@ def small(tmp_path: Path) -> WriteFiles:
 
 
 def _draw(paths: Sequence[Path]) -> None:
+    for folder in {path.parent for path in paths}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, data in zip(paths, _drawn(), strict=False):
+        path.write_bytes(data)
+
+
+@functools.cache
+def _drawn() -> tuple[bytes, ...]:
+    """Different pictures, encoded once; readers go by their first bytes and not by their names."""
     rng = np.random.default_rng(0)
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.repeat(np.repeat(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), 8, axis=0), 8, axis=1)
-        Image.fromarray(pixels).save(path)
+    colours = rng.integers(0, 256, (NUM_PICTURES, 4, 5, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    return tuple(_encoded(Image.fromarray(pixels)) for pixels in colours)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _save(path: Path, value: Any) -> None:

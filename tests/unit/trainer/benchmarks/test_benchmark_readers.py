@@ -130,9 +130,10 @@ def test_a_file_of_another_split_is_refused(small: Small) -> None:
 
 
 def test_files_that_are_not_there_are_named_with_where_they_were_sought(small: Small, tmp_path: Path) -> None:
-    told = refusal("cirr", replace(small("cirr"), annotations=tmp_path))
-    assert f"{tmp_path}/captions/cap.rc2.val.json" in told
+    told = refusal("cirr", replace(small("cirr"), annotations=tmp_path / "none"))
+    assert f"{tmp_path}/none/captions/cap.rc2.val.json" in told
     assert "cirr_cap.rc2.val.json" in told
+    assert "named as cap.rc2.val.json" in refusal("cirr", replace(small("cirr"), annotations=tmp_path / "x.json"))
     assert "named after its task" in refusal("genecis", replace(small("genecis"), annotations=tmp_path / "x.json"))
 
 
