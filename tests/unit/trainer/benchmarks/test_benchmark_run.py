@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sightline.errors import UsageError
+from sightline.testing.tiny_releases import DIMENSION, publish_folder, save_tiny_encoder
 from trainer.__main__ import main
 from trainer.benchmarks import baselines, features
 from trainer.benchmarks.annotations import Files
 from trainer.benchmarks.features import FeatureStore, encode_pictures
 from trainer.benchmarks.protocol import ComposedEncoder, Picture, Pixels, References
-from trainer.benchmarks.run import KINDS, query_vectors
+from trainer.benchmarks.run import KINDS, query_vectors, release_folder
 from trainer.benchmarks.systems import open_system
 
 Small = Callable[[str], Files]
@@ -100,6 +102,19 @@ def test_an_unknown_benchmark_is_told(
 ) -> None:
     assert main(command("imagenet", small("triplets"), release=tiny_release, out=tmp_path)) == 2
     assert "expected one of circo, cirr, fashioniq, genecis, triplets" in capsys.readouterr().err
+
+
+def test_a_release_is_a_folder_or_what_a_registry_calls_it(tiny_release: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    architecture = save_tiny_encoder(tmp_path / "made")
+    registry = str(tmp_path / "registry")
+    release_id = publish_folder(tmp_path / "made", registry_uri=registry, architecture=architecture).release_id
+    places: dict[str, Any] = {"registry": registry, "cache": tmp_path / "cache"}
+    assert release_folder(str(tiny_release), **places) == (tiny_release, tiny_release.as_posix())
+    by_channel, by_id = release_folder("stable", **places), release_folder(release_id, **places)
+    assert by_channel == by_id
+    assert by_id[1] == release_id
+    assert open_system("image", folder=by_id[0], device="cpu").dimension == DIMENSION
 
 
 class Counting:

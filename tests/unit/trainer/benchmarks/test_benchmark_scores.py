@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -119,13 +120,15 @@ def _ranked(query: circo.Query, ranks: list[int]) -> Ranked:
     )
 
 
-@pytest.fixture
-def genuine(shared_data: Path, tmp_path: Path) -> Callable[[str, str], Benchmark]:
-    """Reads a published benchmark without its pictures; CIRCO's gallery is made up, of the published size."""
+@pytest.fixture(scope="module")
+def genuine(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Benchmark]:
+    """Reads a published benchmark, once, without its pictures; CIRCO's gallery is made up, of the published size."""
+    nowhere = tmp_path_factory.mktemp("pictures")
 
+    @functools.cache
     def read(name: str, split: str) -> Benchmark:
         folder = shared_data / "cir_annotations"
-        images = _circo_gallery(tmp_path, folder) if name == "circo" else tmp_path
+        images = _circo_gallery(nowhere, folder) if name == "circo" else nowhere
         return KINDS[name].read(Files(annotations=folder, images=images, split=split))
 
     return read
