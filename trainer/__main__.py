@@ -1,4 +1,4 @@
-"""`python -m trainer fit | pretrain | evaluate | benchmark | experiments | recipes`, also as `python trainer/ ...`."""
+"""`python -m trainer fit | pretrain | compose | triplets | evaluate | benchmark | experiments | recipes`, or `python trainer/ ...`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from trainer.overrides import apply_overrides
 from trainer.pretrain import pretrain, pretraining_of
 from trainer.publish import GateRefused
 from trainer.recipes import RECIPES, recipe
+from trainer.triplets.command import add_arguments, make_triplets
 
 GATE_REFUSED_EXIT, ERROR_EXIT = 3, 2
 
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("pretrain", help=text, allow_abbrev=False)
     command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
     command.set_defaults(run=_pretrain)
+    text = "write edits of captioned pictures, to learn composed retrieval from; a run that stopped is gone on with"
+    command = commands.add_parser("triplets", help=text, allow_abbrev=False)
+    add_arguments(command)
+    command.set_defaults(run=_triplets)
     _add_evaluate(commands.add_parser("evaluate", help="measure a published release", allow_abbrev=False))
     text = "measure composed retrieval: circo, cirr, fashioniq, genecis, or queries of your own"
     add_benchmark(commands.add_parser("benchmark", help=text, allow_abbrev=False))
@@ -114,6 +119,12 @@ def _fit(known: argparse.Namespace, settings: list[str], console: Console) -> No
 
 def _pretrain(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     pretrain(apply_overrides(pretraining_of(recipe(known.recipe)), arguments=settings), console=console)
+
+
+def _triplets(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    if settings:
+        raise UsageError(f"triplets: no option {settings[0]}; python -m trainer triplets --help lists them")
+    make_triplets(known, console=console)
 
 
 def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:

@@ -35,6 +35,8 @@ def take_by_trainer(words: list[str]) -> None:
         rest = tuple(settings[1:] if settings[:1] == ["--"] else settings)
         order = Order(out=Path(), is_quick=known.quick, only=known.only, seeds=(0,), is_local=True, settings=rest)
         base_config(suite_named(known.suite), order=order)
+    elif hasattr(known, "captions"):
+        assert settings == [], f"triplets has no option {settings[0]}"
     elif known.recipe:
         apply_overrides(recipe(known.recipe), arguments=settings)
 
@@ -70,7 +72,14 @@ def test_the_guides_show_commands_to_check(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["fit folder --data.rot x", "fit foldr", "fit folder --stage1.steps many", "evaluate stable --dialogs x"]
+    "words",
+    [
+        "fit folder --data.rot x",
+        "fit foldr",
+        "fit folder --stage1.steps many",
+        "evaluate stable --dialogs x",
+        "triplets a.jsonl --out b.jsonl --seeed 1",
+    ],
 )
 def test_a_command_that_the_trainer_would_refuse_is_found(words: str) -> None:
     with pytest.raises((Exception, SystemExit)):

@@ -1,0 +1,238 @@
+"""Triplets from any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for."""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from sightline.data.edits import EDIT_TYPES, EditGenerator
+from sightline.errors import SettingInvalid, UsageError
+from trainer.triplets.asking import Answer, Ask, Cost, Problem
+from trainer.triplets.prompt import MAX_ANSWER_TOKENS, PROMPT_VERSION, SCHEMA, messages_for, prompt_digest, read_answer
+
+NO_ANSWER = "no_answer"
+MAX_ANSWER_BYTES = 1_000_000
+MAX_RETRY_AFTER_S = 300.0
+_RETRIED = frozenset({408, 409, 425, 429})
+_MISCONFIGURED = frozenset({401, 403, 404, 405})
+_PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSettings:
+    """Where the model is and how patient we are. Read from `SIGHTLINE_TRIPLETS_*`."""
+
+    base_url: str
+    """Such as http://localhost:8000; a trailing /v1 is understood. Holds no user name, password or key."""
+    model: str
+    """As the endpoint calls it; pin a revision where it has some, since hosted models drift."""
+    api_key: str = field(default="", repr=False)
+    """Sent as a bearer token to `base_url` alone; written nowhere. Empty sends none."""
+    temperature: float = 0.8
+    """0 to 2: variety paid for with refused answers."""
+    num_parallel: int = 16
+    """1 to 64 requests at a time."""
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+    """Longest one answer takes as a whole."""
+    max_attempts: int = 3
+    """1 to 10 requests for one answer, where requests fail."""
+    backoff_s: float = 1.0
+    """Upper end of the first wait, doubled with every further one."""
+    max_backoff_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _check_range("num_parallel", self.num_parallel, 1, 64)
+        _check_range("max_attempts", self.max_attempts, 1, 10)
+        _check_range("temperature", self.temperature, 0, 2)
+        for name in ("connect_timeout_s", "read_timeout_s", "backoff_s", "max_backoff_s"):
+            _check_range(name, getattr(self, name), 0.001, 3600)
+        if not self.model.strip():
+            raise SettingInvalid("triplets: model: got an empty name; set SIGHTLINE_TRIPLETS_MODEL")
+        if not all("!" <= letter <= "~" for letter in self.api_key):
+            raise SettingInvalid("triplets: api_key: holds a blank or a letter outside ASCII (the key is not shown)")
+        _check_url(self.base_url)
+
+
+class NoAnswer(Exception):
+    """A request failed; the message holds no key."""
+
+    def __init__(self, message: str, *, is_retried: bool, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.is_retried, self.retry_after_s = is_retried, retry_after_s
+
+
+class EndpointGenerator:
+    """A `TripletGenerator` that asks an endpoint, one request a caption."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        seed: int,
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = EditGenerator(kind="llm", model=settings.model, prompt_version=PROMPT_VERSION, seed=seed)
+        self.prompt_digest = prompt_digest()
+        self.num_parallel, self.batch_items, self.max_asks = settings.num_parallel, 1, 2
+        self._settings, self._closed, self._clock = settings, threading.Event(), clock
+        self._sleep = sleep or self._closed.wait
+        self._jitter = random.Random(seed)
+        self._url = f"{settings.base_url.rstrip('/').removesuffix('/v1')}{_PATH}"
+        self._client = _client(settings)
+
+    def edit_types(self, caption: str) -> Sequence[str]:
+        """Every type: a model finds something to change in any caption."""
+        return EDIT_TYPES
+
+    def propose(self, asks: Sequence[Ask]) -> list[Answer]:
+        """One answer an ask. Raises UsageError if the endpoint refuses key, model or path."""
+        return [self._answer(ask) for ask in asks]
+
+    def close(self) -> None:
+        """End waits at once; requests under way end by themselves, within the read time-out."""
+        self._closed.set()
+
+    def _answer(self, ask: Ask) -> Answer:
+        body = _body(ask, settings=self._settings)
+        cost = Cost()
+        for attempt in range(1, self._settings.max_attempts + 1):
+            cost += Cost(requests=1)
+            try:
+                answer = read_completion(self._post(body))
+                return Answer(result=answer.result, text=answer.text, cost=cost + answer.cost)
+            except NoAnswer as error:
+                failure = error
+            if not failure.is_retried or self._closed.is_set() or attempt == self._settings.max_attempts:
+                break
+            self._sleep(self._wait_s(attempt, retry_after_s=failure.retry_after_s))
+        detail = f"{failure} ({cost.requests} requests)"
+        return Answer(result=Problem(reason=NO_ANSWER, detail=detail, is_final=False, is_failure=True), cost=cost)
+
+    def _wait_s(self, attempt: int, *, retry_after_s: float) -> float:
+        """Full jitter under a ceiling that doubles, and never less than the endpoint asked for."""
+        ceiling = min(self._settings.max_backoff_s, self._settings.backoff_s * 2 ** (attempt - 1))
+        return max(retry_after_s, self._jitter.uniform(0, ceiling))
+
+    def _post(self, body: Mapping[str, Any]) -> str:
+        """The text of a successful response, without the key. Raises NoAnswer or UsageError."""
+        deadline = self._clock() + self._settings.connect_timeout_s + self._settings.read_timeout_s
+        try:
+            with self._client.stream("POST", self._url, json=body) as response:
+                text = self._redacted(self._read(response, deadline=deadline))
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{type(error).__name__}: {self._redacted(str(error))}", is_retried=True) from None
+        if response.status_code in _MISCONFIGURED or response.is_redirect:
+            raise UsageError(f"{self._url}: answered {response.status_code}: {text[:200]}; check URL, model and key")
+        if not response.is_success:
+            is_retried = response.status_code in _RETRIED or response.status_code >= 500
+            raise _refused(response, text=text, is_retried=is_retried)
+        return text
+
+    def _read(self, response: httpx.Response, *, deadline: float) -> str:
+        data = bytearray()
+        for chunk in response.iter_bytes():
+            data += chunk
+            if len(data) > MAX_ANSWER_BYTES:
+                raise NoAnswer(f"the response is longer than {MAX_ANSWER_BYTES} bytes", is_retried=True)
+            if self._clock() > deadline:
+                raise NoAnswer(f"the response took longer than {self._settings.read_timeout_s} s", is_retried=True)
+        return data.decode("utf-8", errors="replace")
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._settings.api_key, "[key]") if self._settings.api_key else text
+
+
+def read_completion(text: str) -> Answer:
+    """The answer inside a chat completion, with its cost. Raises NoAnswer if it is no chat completion."""
+    try:
+        found = json.loads(text)
+        choice = found["choices"][0]
+        content, reason = choice["message"].get("content"), choice.get("finish_reason")
+        usage = found.get("usage") or {}
+        cost = Cost(0, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise NoAnswer("the response is no chat completion", is_retried=True) from None
+    if not isinstance(content, str) or not content.strip():
+        return Answer(result=Problem(reason="declined", detail="no answer was written", is_failure=True), cost=cost)
+    if reason == "length":
+        detail = f"the answer was cut off at {MAX_ANSWER_TOKENS} tokens"
+        return Answer(result=Problem(reason="cut_off", detail=detail, is_failure=True), text=content, cost=cost)
+    return Answer(result=read_answer(content), text=content, cost=cost)
+
+
+def retry_after_s(value: str, *, now: float) -> float:
+    """Seconds that a Retry-After header asks for, a number or a date, from 0 to `MAX_RETRY_AFTER_S`; 0 for neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
+            return 0.0
+    return 0.0 if math.isnan(seconds) else min(MAX_RETRY_AFTER_S, max(0.0, seconds))
+
+
+def _refused(response: httpx.Response, *, text: str, is_retried: bool) -> NoAnswer:
+    wait_s = retry_after_s(response.headers.get("retry-after", ""), now=time.time())
+    return NoAnswer(f"status {response.status_code}: {text[:200]}", is_retried=is_retried, retry_after_s=wait_s)
+
+
+def _body(ask: Ask, *, settings: EndpointSettings) -> dict[str, Any]:
+    schema = {"name": "edit", "strict": True, "schema": SCHEMA}
+    return {
+        "model": settings.model,
+        "messages": messages_for(ask),
+        "temperature": settings.temperature,
+        "max_tokens": MAX_ANSWER_TOKENS,
+        "seed": ask.seed,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+
+
+def _client(settings: EndpointSettings) -> httpx.Client:
+    host = httpx.URL(settings.base_url).host
+    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    return httpx.Client(
+        headers=headers,
+        timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
+        limits=httpx.Limits(max_connections=settings.num_parallel),
+        follow_redirects=False,  # It would send captions, and maybe the key, where nobody said to.
+        trust_env=not _is_loopback(host),  # No proxy stands between a machine and itself.
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SettingInvalid(f"triplets: {name}: got {value}, limits {low} to {high}")
+
+
+def _check_url(base_url: str) -> None:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        raise SettingInvalid("triplets: base_url: is no URL") from None
+    if url.userinfo or url.query or url.fragment:
+        raise SettingInvalid(
+            "triplets: base_url: holds more than host and path; a key goes to SIGHTLINE_TRIPLETS_API_KEY"
+        )
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise SettingInvalid(f"triplets: base_url: got {base_url!r}, expected http://host or https://host")
