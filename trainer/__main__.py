@@ -1,4 +1,4 @@
-"""`python -m trainer fit | pretrain | compose | triplets | evaluate | benchmark | experiments | recipes`, or `python trainer/ ...`."""
+"""`python -m trainer COMMAND`, also as `python trainer/ COMMAND`; `--help` lists the commands."""
 
 from __future__ import annotations
 

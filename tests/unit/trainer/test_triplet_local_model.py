@@ -16,7 +16,10 @@ from trainer.triplets.local_model import LocalModelGenerator
 from trainer.triplets.planning import plan
 from trainer.triplets.run import run
 
-CHAT = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
 
 
 def save_model(folder: Path, *, context: int = 8192, chat_template: str | None = CHAT) -> Path:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,6 +19,7 @@ from sightline.data.toytown.plan import make_plan
 from sightline.data.toytown.records import captions_of
 from sightline.data.toytown.world import make_subjects
 from sightline.errors import DataLineInvalid, UsageError
+from sightline.models.encoder_model import EncoderModel
 from trainer.__main__ import main
 from trainer.triplets.asking import Ask, Pair, Problem, TripletGenerator
 from trainer.triplets.filters import check_pair
@@ -26,7 +30,7 @@ from trainer.triplets.planning import plan
 from trainer.triplets.prompt import INSTRUCTIONS, messages_for, read_answer
 from trainer.triplets.rules import RuleGenerator
 from trainer.triplets.run import run
-from trainer.triplets.similarity import clip_token_count
+from trainer.triplets.similarity import SimilarityBand, clip_token_count
 
 EMOJI = (
     "red apple",
@@ -236,14 +240,30 @@ def test_a_run_of_refused_answers_fails_and_says_why(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_the_similarity_band_refuses_both_sides(tmp_path: Path) -> None:
-    class Band:
-        def check(self, captions: list[str], pairs: list[Pair]) -> list[Problem | None]:
+class Angles:
+    """An encoder whose vectors point where a text says, in degrees."""
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray[Any, Any]:
+        radians = np.deg2rad([float(text.split()[-1]) for text in texts])
+        return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+
+
+def test_the_similarity_band_refuses_both_sides() -> None:
+    band = SimilarityBand(encoder=cast(EncoderModel, Angles()), release_id="x")
+    pairs = [Pair(modification="m", target_caption=f"turned {degrees}") for degrees in (0, 30, 80)]
+    found = band.check(["turned 0"] * 3, pairs)
+    assert [problem and problem.reason for problem in found] == ["too_similar", None, "too_different"]
+
+
+def test_what_the_band_refuses_is_counted(tmp_path: Path) -> None:
+    class NoHorses:
+        def check(self, captions: Sequence[str], pairs: Sequence[Pair]) -> list[Problem | None]:
             return [Problem(reason="too_similar") if "horse" in caption else None for caption in captions]
 
     generator = RuleGenerator(PHOTOS, seed=0)
     ledger = Ledger(tmp_path / "edits.jsonl", name=generator.name, about={})
-    run(plan(records_of(PHOTOS), generator)[0], generator, ledger=ledger, count_tokens=clip_token_count, band=Band())
+    asks = plan(records_of(PHOTOS), generator)[0]
+    run(asks, generator, ledger=ledger, count_tokens=clip_token_count, band=NoHorses())
     ledger.close()
     assert ledger.reasons == {"too_similar": 1}
 
