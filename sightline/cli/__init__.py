@@ -12,7 +12,7 @@ import typer.main
 
 from sightline.errors import SightlineError
 
-_COMMANDS = ("chat", "convert", "index", "releases", "search", "toytown")
+_COMMANDS = ("chat", "composed", "convert", "index", "releases", "search", "toytown")
 
 
 class _LazyCommands(typer.core.TyperGroup):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sightline.data.toytown.contact_sheet import write_contact_sheet
-from sightline.data.toytown.writer import ToytownSummary, write_toytown
+from sightline.data.toytown.writer import OnProgress, ToytownSummary, write_toytown
 
 app = typer.Typer(add_completion=False)
 
@@ -28,9 +30,7 @@ def toytown(
 ) -> None:
     """Draw Toytown: pictures, captions, text-only dialogues, questions, composed queries, and a contact sheet."""
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("drawing", total=scenes)
+    with drawing(console) as on_progress:
         summary = write_toytown(
             out,
             scenes=scenes,
@@ -38,18 +38,28 @@ def toytown(
             size=size,
             dialogues=dialogues,
             strangers=strangers,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=on_progress,
         )
     sheet = out / "contact_sheet.png"
     write_contact_sheet(sheet, seed=seed)
-    _show(summary, sheet=sheet, console=console)
+    show_summary(summary, console=console)
+    console.print(f"Look at {sheet}")
 
 
-def _show(summary: ToytownSummary, *, sheet: Path, console: Console) -> None:
+@contextmanager
+def drawing(console: Console) -> Iterator[OnProgress]:
+    """A bar that shows how many pictures are drawn; what is yielded moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("drawing", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def show_summary(summary: ToytownSummary, *, console: Console) -> None:
+    """Print how much was written where."""
     table = Table(title=f"Toytown, seed {summary.seed}: {summary.num_pictures} pictures in {summary.folder}")
     table.add_column("file")
     table.add_column("lines", justify="right")
     for name, lines in summary.lines.items():
         table.add_row(name, str(lines))
     console.print(table)
-    console.print(f"Look at {sheet}")

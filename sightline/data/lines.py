@@ -90,6 +90,12 @@ def read_json(path: Path) -> Any:
         raise DataLineInvalid(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value to `path`, UTF-8, a line for each item of its lists and objects. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a data file. Raises UsageError naming the file if it cannot be read."""
     try:

@@ -10,17 +10,18 @@ from sightline.data.toytown.world import PLACES, Group, Scene
 
 _NUMBERS = {1: "a", 2: "two", 3: "three"}
 _PLURALS = {"bus": "buses", "fish": "fish", "butterfly": "butterflies"}
-_TIMES = {
+TIME_PHRASES = {
     "day": ("by day", "in the daytime", "during the day"),
     "dusk": ("at dusk", "in the evening", "as the sun goes down"),
     "night": ("at night", "after dark", "late at night"),
 }
-_WEATHERS = {
+WEATHER_PHRASES = {
     "clear": ("in clear weather", "under a clear sky", "with no clouds"),
     "rain": ("in the rain", "while it rains", "in rainy weather"),
     "snow": ("in the snow", "while it snows", "in snowy weather"),
     "fog": ("in the fog", "in foggy weather", "with fog all around"),
 }
+"""Every way to say an hour or a weather."""
 _NAMED = (
     "{who} {when}",
     "{who} {when}",
@@ -79,7 +80,7 @@ def caption_of(scene: Scene, *, rng: random.Random) -> str:
     place or an hour. Of any other: kinds, colours, counts, how they stand,
     place, hour and weather.
     """
-    caption = _ordinary_caption(scene, rng=rng) if scene.subject is None else _named_caption(scene, rng=rng)
+    caption = ordinary_caption(scene, rng=rng) if scene.subject is None else _named_caption(scene, rng=rng)
     chat = rng.sample(SENTENCES, k=rng.choice((1, 1, 2))) if rng.random() < _CHATTY_SHARE else []
     return " ".join([*chat, caption])
 
@@ -88,13 +89,14 @@ def _named_caption(scene: Scene, *, rng: random.Random) -> str:
     subject = next(group for group in scene.groups if group.name)
     name = str(subject.name)
     who = rng.choice((name, name, name, f"{name} the {subject.kind}"))
-    others = [_things(group, rng=rng, with_colour=False) for group in scene.groups if group is not subject]
+    others = [things_of(group, rng=rng, with_colour=False) for group in scene.groups if group is not subject]
     if others and rng.random() < 0.7:
         who = rng.choice((f"{who} and {others[0]}", f"{who} with {others[0]}", f"{who} next to {others[0]}"))
-    return rng.choice(_NAMED).format(who=who, name=name, when=rng.choice(_WEATHERS[scene.weather]))
+    return rng.choice(_NAMED).format(who=who, name=name, when=rng.choice(WEATHER_PHRASES[scene.weather]))
 
 
-def _ordinary_caption(scene: Scene, *, rng: random.Random) -> str:
+def ordinary_caption(scene: Scene, *, rng: random.Random) -> str:
+    """A caption of a scene without a subject, and no small talk: things and place always, hour and weather at times."""
     template = rng.choice(_ORDINARY)
     return template.format(
         things=_together(scene.groups, rng=rng), where=PLACES[scene.place], when=_when(scene, rng=rng)
@@ -113,7 +115,7 @@ def _edit_texts(edit: Edit, *, rng: random.Random) -> tuple[str, ...]:
     if edit.aspect == "place":
         where = PLACES[scene.place]
         return (f"the same but {where}", f"this one, {where}", f"move it to the {scene.place}")
-    when = rng.choice(_TIMES[scene.time] if edit.aspect == "time" else _WEATHERS[scene.weather])
+    when = rng.choice(TIME_PHRASES[scene.time] if edit.aspect == "time" else WEATHER_PHRASES[scene.weather])
     return (f"the same but {when}", f"this one, {when}", f"show it {when}")
 
 
@@ -122,26 +124,26 @@ def _group_edit_texts(edit: Edit, *, rng: random.Random) -> tuple[str, ...]:
         gone = _the(edit.before)
         return (f"without {gone}", f"the same without {gone}", f"take away {gone}")
     if edit.before is None:
-        new = _things(edit.after, rng=rng)
+        new = things_of(edit.after, rng=rng)
         return (f"with {new} on the right", f"add {new} on the right", f"the same plus {new} on the right")
     if edit.aspect == "colour":
         return (
             f"make {_the(edit.before)} {edit.after.colour}",
             f"the same with {_the(edit.before)} in {edit.after.colour}",
         )
-    number, noun = {1: "only one", 2: "two", 3: "three"}[edit.after.count], _noun(edit.after)
+    number, noun = {1: "only one", 2: "two", 3: "three"}[edit.after.count], noun_of(edit.after)
     return (f"the same with {number} {noun}", f"show {number} {noun}", f"make it {number} {noun}")
 
 
 def _when(scene: Scene, *, rng: random.Random) -> str:
-    time, weather = rng.choice(_TIMES[scene.time]), rng.choice(_WEATHERS[scene.weather])
+    time, weather = rng.choice(TIME_PHRASES[scene.time]), rng.choice(WEATHER_PHRASES[scene.weather])
     if scene.weather == "clear" and rng.random() < 0.6:
         return time
     return rng.choice((f"{time} {weather}", f"{weather} {time}", time, weather))
 
 
 def _together(groups: tuple[Group, ...], *, rng: random.Random) -> str:
-    parts = [_things(group, rng=rng) for group in groups]
+    parts = [things_of(group, rng=rng) for group in groups]
     if len(parts) == 1:
         return parts[0]
     if len(parts) == 2:
@@ -158,24 +160,25 @@ def _together(groups: tuple[Group, ...], *, rng: random.Random) -> str:
     return rng.choice((f"{first}, {middle} and {last}", f"{middle} between {first} and {last}"))
 
 
-def _things(group: Group, *, rng: random.Random, with_colour: bool = True) -> str:
-    """'a red car', 'two small ducks'."""
+def things_of(group: Group, *, rng: random.Random, with_colour: bool = True) -> str:
+    """'a red car', 'two small ducks': the size is told at times."""
     words = [_NUMBERS[group.count]]
     if group.name is None and rng.random() < 0.4:
         words.append(group.size)
     if with_colour:
         words.append(group.colour)
-    words.append(_noun(group))
+    words.append(noun_of(group))
     if words[0] == "a" and words[1][0] in "aeiou":
         words[0] = "an"
     return " ".join(words)
 
 
 def _the(group: Group | None) -> str:
-    return f"the {_noun(group)}" if group else ""
+    return f"the {noun_of(group)}" if group else ""
 
 
-def _noun(group: Group) -> str:
+def noun_of(group: Group) -> str:
+    """'car', or 'ducks' of several."""
     if group.count == 1:
         return group.kind
     return _PLURALS.get(group.kind, f"{group.kind}s")

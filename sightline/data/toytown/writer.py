@@ -77,7 +77,7 @@ def write_toytown(
         raise UsageError(f"toytown: got {scenes} scenes of {size} pixels, limits {MIN_SCENES} and 16")
     subjects = make_subjects(seed=seed)
     plan = make_plan(num_scenes=scenes, seed=seed, subjects=subjects)
-    _draw_all(plan.scenes, images=_cleared(out / "images"), size=size, on_progress=on_progress)
+    draw_all(plan.scenes, images=_cleared(out / "images"), size=size, on_progress=on_progress)
     lines = _write_captions(out, plan=plan, per_scene=captions_per_scene, seed=seed)
     lines |= _write_pools(out, plan=plan)
     lines |= _write_talk(out, plan=plan, subjects=subjects, num_dialogues=dialogues, num_strangers=strangers, seed=seed)
@@ -138,7 +138,8 @@ def _write_talk(
     }
 
 
-def _draw_all(planned: Sequence[PlannedScene], *, images: Path, size: int, on_progress: OnProgress | None) -> None:
+def draw_all(planned: Sequence[PlannedScene], *, images: Path, size: int, on_progress: OnProgress | None) -> None:
+    """A PNG of every scene in the folder `images`, named by its id."""
     for done, item in enumerate(planned, start=1):
         buffer = io.BytesIO()
         draw_scene(item.scene, size=size).save(buffer, format="PNG", compress_level=6)

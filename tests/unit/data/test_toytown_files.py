@@ -20,6 +20,9 @@ from sightline.data.toytown.writer import MIN_SCENES
 from sightline.data.triplets import read_triplets
 from sightline.errors import UsageError
 
+WORLD_DIGEST = "c8b337b354f671b06158eaa09247184cfbd55e13753ce62564dc0adb07b9488e"
+"""Of the text files of a world with strangers: experiments are known by the digests of such files."""
+
 
 def digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
@@ -100,6 +103,8 @@ def test_strangers_only_add_lines(town: Path, tmp_path: Path) -> None:
     old, new = ((folder / "dialogues_train.jsonl").read_text() for folder in (town, tmp_path))
     assert new.startswith(old)
     assert len(read_dialogues(tmp_path / "dialogues_train.jsonl")) == 230
+    pinned = hashlib.sha256("".join(f"{name}{more[name]}" for name in sorted(more) if name[:6] != "images").encode())
+    assert pinned.hexdigest() == WORLD_DIGEST
 
 
 @pytest.mark.parametrize(("scenes", "size"), [(MIN_SCENES - 1, 64), (MIN_SCENES, 15)])
