@@ -42,6 +42,8 @@ class Emoji:
     keywords: tuple[str, ...]
     base: str
     """Codepoints without skin tone and gender: the same for twins."""
+    points: str
+    """Codepoints without the presentation selector: the same emoji in every style."""
 
     @property
     def split(self) -> str:
@@ -85,22 +87,44 @@ def captions_for(emoji: Emoji, *, count: int, rng: random.Random) -> list[str]:
     return captions
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComposedRow:
+    """One composed query of a table: this emoji, changed as the text says, is that one."""
+
+    reference: Emoji
+    target: Emoji
+    text: str
+    kind: str
+    """'skin tone' or 'gender'; empty if the table does not say."""
+
+
 def read_composed(folder: Path, *, emoji: list[Emoji]) -> dict[str, list[TripletRecord]]:
     """The composed queries of `triplets.tsv` by split, between emoji that are there; none without such a table."""
-    known = {one.path.name: one for one in emoji}
     triplets: dict[str, list[TripletRecord]] = {split: [] for split in SPLITS}
-    for row in _rows(folder / "triplets.tsv") if (folder / "triplets.tsv").is_file() else []:
+    for row in read_composed_rows(folder, emoji=emoji) if (folder / "triplets.tsv").is_file() else []:
+        triplets[row.reference.split].append(
+            TripletRecord(reference_id=row.reference.image_id, text=row.text, target_ids=(row.target.image_id,))
+        )
+    return triplets
+
+
+def read_composed_rows(folder: Path, *, emoji: list[Emoji]) -> list[ComposedRow]:
+    """The rows of `triplets.tsv` whose two emoji are there, in one split. Raises UsageError without such a table."""
+    known = {one.path.name: one for one in emoji}
+    rows: list[ComposedRow] = []
+    for row in _rows(folder / "triplets.tsv"):
         reference, target = known.get(row["reference"]), known.get(row["target"])
         if reference and target and reference.split == target.split:
-            triplets[reference.split].append(
-                TripletRecord(reference_id=reference.image_id, text=row["modification"], target_ids=(target.image_id,))
-            )
-    return triplets
+            text, kind = row["modification"], row.get("kind") or ""
+            rows.append(ComposedRow(reference=reference, target=target, text=text, kind=kind))
+    return rows
 
 
 def _emoji(row: dict[str, str], *, path: Path) -> Emoji:
     keywords = tuple(word for word in row["keywords"].split("|") if word)
-    return Emoji(image_id=path.stem, path=path, name=row["name"], keywords=keywords, base=base_of(row["codepoints"]))
+    points = " ".join(point for point in row["codepoints"].upper().split() if point != "FE0F")
+    base = base_of(row["codepoints"])
+    return Emoji(image_id=path.stem, path=path, name=row["name"], keywords=keywords, base=base, points=points)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

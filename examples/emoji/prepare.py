@@ -35,7 +35,7 @@ def prepare_emoji(*, noto: Path, dialogues: Path, out: Path, seed: int = 0) -> t
     write the same bytes.
     """
     reports = [SkipReport(), SkipReport()]
-    emoji = [_copied(one, images=out / "images") for one in read_emoji(noto, report=reports[0])]
+    emoji = [copied(one, images=out / "images") for one in read_emoji(noto, report=reports[0])]
     lines = _write_pictures(emoji, out=out, rng=random.Random(seed))
     for split, triplets in read_composed(noto, emoji=emoji).items():
         lines[f"triplets_{split}.jsonl"] = write_triplets(out / f"triplets_{split}.jsonl", triplets)
@@ -60,7 +60,8 @@ def main(
         console.print(f"{what}: {report.summary()}", highlight=False)
 
 
-def _copied(emoji: Emoji, *, images: Path) -> Emoji:
+def copied(emoji: Emoji, *, images: Path) -> Emoji:
+    """The emoji with its picture copied to the folder `images`."""
     images.mkdir(parents=True, exist_ok=True)
     target = images / emoji.path.name
     shutil.copyfile(emoji.path, target)
@@ -68,13 +69,13 @@ def _copied(emoji: Emoji, *, images: Path) -> Emoji:
 
 
 def _write_pictures(emoji: list[Emoji], *, out: Path, rng: random.Random) -> dict[str, int]:
-    lines = {"pool.jsonl": write_pool(out / "pool.jsonl", map(_pool_image, emoji))}
+    lines = {"pool.jsonl": write_pool(out / "pool.jsonl", map(pool_image, emoji))}
     for split in SPLITS:
         chosen = [one for one in emoji if one.split == split]
         captions = [record for one in chosen for record in _captions(one, rng=rng)]
         lines[f"captions_{split}.jsonl"] = write_captions(out / f"captions_{split}.jsonl", captions)
         if split != "train":
-            lines[f"pool_{split}.jsonl"] = write_pool(out / f"pool_{split}.jsonl", map(_pool_image, chosen))
+            lines[f"pool_{split}.jsonl"] = write_pool(out / f"pool_{split}.jsonl", map(pool_image, chosen))
     return lines
 
 
@@ -83,7 +84,8 @@ def _captions(emoji: Emoji, *, rng: random.Random) -> list[CaptionRecord]:
     return [CaptionRecord(image_id=emoji.image_id, path=emoji.path, caption=text) for text in texts]
 
 
-def _pool_image(emoji: Emoji) -> PoolImage:
+def pool_image(emoji: Emoji) -> PoolImage:
+    """The emoji as a picture of a pool."""
     return PoolImage(image_id=emoji.image_id, path=emoji.path)
 
 

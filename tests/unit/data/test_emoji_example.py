@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from examples.emoji.chats import read_chats
-from examples.emoji.pictures import base_of
+from examples.emoji.edits import write_emoji_edits
+from examples.emoji.pictures import base_of, read_emoji
 from examples.emoji.prepare import prepare_emoji
 from examples.emoji.vectors import word_vectors
 from sightline.data.captions import read_captions
 from sightline.data.dialogues import DialogueRecord, read_dialogues
-from sightline.data.lines import SkipReport
+from sightline.data.lines import SkipReport, read_lines
 from sightline.data.pools import read_pool
 from sightline.data.triplets import read_triplets
 from sightline.errors import DataLineInvalid, UsageError
@@ -77,6 +78,22 @@ def test_twins_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None
     assert len(train) + len(val) + len(test) == len(train | val | test) == 40
     assert val
     assert test
+
+
+def test_queries_and_edits_share_no_base_and_no_sentence(noto: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lines = write_emoji_edits(noto=noto, shifted=noto, out=out)
+    base = {one.image_id: one.base for one in read_emoji(noto, report=SkipReport())}
+    edits = read_lines(out / "edits_train.jsonl", parse=dict)
+    asked = {split: read_triplets(out / f"queries_{split}.jsonl") for split in ("val", "test")}
+    assert lines["edits_train.jsonl"] + sum(map(len, asked.values())) == 40
+    for split, queries in asked.items():
+        gallery = {image.image_id for image in read_pool(out / f"gallery_{split}.jsonl")}
+        assert all({query.reference_id, *query.target_ids} <= gallery for query in queries)
+        assert not {base[query.reference_id] for query in queries} & {base[row["image"]] for row in edits}
+        assert not {query.text for query in queries} & {row["modification"] for row in edits}
+        assert read_triplets(out / f"queries_shifted_{split}.jsonl") == queries
+        assert lines[f"gallery_shifted_{split}.jsonl"] == len(gallery)
 
 
 def test_base_ignores_tone_and_gender() -> None:
