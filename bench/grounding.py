@@ -19,11 +19,12 @@ from trainer.checkpoint import read_weights
 from trainer.config import FitConfig, to_json, training_digest
 from trainer.data import load_corpus
 from trainer.evaluate import evaluate
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.overrides import apply_overrides
 from trainer.progress import stage_steps, watching
 from trainer.recipes import recipe
 from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
 
 OUT = Path(__file__).parent / "results" / "grounding.json"
 MAIN, CONTROLS = "toytown-tiny", ("toytown-text-only", "toytown-leaky")

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from sightline.errors import SightlineError, UsageError
 from trainer.benchmarks.command import add_benchmark
+from trainer.composing.recipes import composed_recipe
+from trainer.composing.run import compose
 from trainer.config import FitConfig, flatten
 from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, report_table, write_report
 from trainer.dialogue_scores import LOOKS, RETRIEVED
@@ -57,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("pretrain", help=text, allow_abbrev=False)
     command.add_argument("recipe", help="a recipe's name; every setting follows as --name value")
     command.set_defaults(run=_pretrain)
+    text = "give a release a composer: textual inversion from captions, then dual alignment from edits"
+    command = commands.add_parser("compose", help=text, allow_abbrev=False)
+    command.add_argument("recipe", help="a composer recipe's name; every setting follows as --name value")
+    command.set_defaults(run=_compose)
     text = "write edits of captioned pictures, to learn composed retrieval from; a run that stopped is gone on with"
     command = commands.add_parser("triplets", help=text, allow_abbrev=False)
     add_arguments(command)
@@ -125,6 +131,10 @@ def _triplets(known: argparse.Namespace, settings: list[str], console: Console) 
     if settings:
         raise UsageError(f"triplets: no option {settings[0]}; python -m trainer triplets --help lists them")
     make_triplets(known, console=console)
+
+
+def _compose(known: argparse.Namespace, settings: list[str], console: Console) -> None:
+    compose(apply_overrides(composed_recipe(known.recipe), arguments=settings), console=console)
 
 
 def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:

@@ -30,6 +30,7 @@ from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, 
 from sightline.models.towers import tower_config_of_tag
 from sightline.registry import Registry
 from trainer.config import FitConfig, ModelSettings
+from trainer.runs import release_cache
 
 _HEAD_WIDTH = 32
 
@@ -118,11 +119,6 @@ def sized_decoder(sizes: ModelSettings, *, dialogue: DialogueTokenizer) -> Decod
 def device_of(model: ZrigfModel) -> torch.device:
     """Where the model lies."""
     return next(model.parameters()).device
-
-
-def release_cache(config: FitConfig) -> Path:
-    """Where fetched releases of this configuration's runs lie."""
-    return config.run.root / "cache" / "releases"
 
 
 def _tower(sizes: ModelSettings, *, tokenizer: Tokenizer) -> tuple[TowerConfig, str, TowerTokenizer]:

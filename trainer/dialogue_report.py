@@ -23,11 +23,11 @@ from sightline.errors import UsageError
 from sightline.metrics import WORDS_RULE, read_word_vectors
 from sightline.models.model import ZrigfModel
 from sightline.registry import Registry
-from trainer.architecture import release_cache, released
+from trainer.architecture import released
 from trainer.config import FitConfig
 from trainer.dialogue_scores import DialogueExam, Measured, Track, evaluate_dialogues
-from trainer.fit import resolve
 from trainer.pictures import read_pixels
+from trainer.runs import release_cache, resolve
 from trainer.store import EncodedPictures, PictureStore
 
 SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.jsonl"

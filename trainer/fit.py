@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from sightline.models.config import FAITHFUL
 from sightline.registry import ChannelState, Manifest, Registry
-from trainer.architecture import Built, build, release_cache, released
+from trainer.architecture import Built, build, released
 from trainer.checkpoint import read_weights
 from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
 from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
 from trainer.journal import Journal
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.progress import stage_steps, watching
 from trainer.publish import GateRefused, champion_of, promote, publish, publish_retrieval
 from trainer.relevance import calibrated
-from trainer.reporting import LocalReporter
+from trainer.runs import release_cache, resolve, run_folder, settled, trained_checkpoint
 
 SHOWN = (
     "grounded_accuracy",
@@ -65,11 +62,11 @@ def fit(config: FitConfig, *, console: Console) -> Outcome:
     another publisher moved the channel first.
     """
     registry = Registry(config.registry)
-    config = _settled(config, registry=registry)
+    config = settled(config, registry=registry)
     corpus = load_corpus(config.data)
     console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
     with watching(run_folder(config), steps=stage_steps(config), console=console):
-        checkpoint = _train(config)
+        checkpoint = trained_checkpoint(config, loop=train)
     built = build(config, texts=corpus.texts())
     read_weights(checkpoint, model=built.model)
     built = _calibrated(built, config=config, corpus=corpus)
@@ -85,12 +82,6 @@ def evaluate_release(release_id: str, *, config: FitConfig) -> Scores:
     return _evaluated(built, config=config, corpus=load_corpus(config.data))
 
 
-def resolve(name: str, *, registry: Registry) -> str:
-    """The release id that `name` is, or that the channel of that name points to."""
-    state = None if name.startswith("sha256-") else registry.channel(name)
-    return state.release_id if state else name
-
-
 def score_table(scores: Scores) -> Table:
     """The scores that a person looks at first."""
     table = Table("score", "value", show_edge=False)
@@ -98,37 +89,6 @@ def score_table(scores: Scores) -> Table:
         if name in scores:
             table.add_row(name, f"{scores[name]:.3f}")
     return table
-
-
-def _settled(config: FitConfig, *, registry: Registry) -> FitConfig:
-    """`config` with a run name, and with a release id where a channel was named: a resumed run must find the same."""
-    name = config.run.name or _fresh_name(config)
-    settled = replace(config, run=replace(config.run, name=name))
-    if not config.init_from:
-        return settled
-    release_id = resolve(config.init_from, registry=registry)
-    registry.fetch(release_id, into=release_cache(config))
-    return replace(settled, init_from=release_id)
-
-
-def _fresh_name(config: FitConfig) -> str:
-    """Recipe, seed and time; counted where another run began within the same second, lest it be resumed."""
-    name = f"{config.recipe}-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
-    return next(free for free in names if not (config.run.root / free).exists())
-
-
-def _train(config: FitConfig) -> Path:
-    if config.run.num_workers:
-        # Imported here so that a run in this process never loads Ray.
-        from trainer.launch import train_on_ray
-
-        return train_on_ray(config)
-    reporter = LocalReporter(run_folder(config), keep=config.run.keep_checkpoints)
-    train(config, reporter=reporter)
-    checkpoint = reporter.restore()
-    assert checkpoint is not None, "a finished run has a checkpoint"
-    return checkpoint
 
 
 def _calibrated(built: Built, *, config: FitConfig, corpus: Corpus) -> Built:

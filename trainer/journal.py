@@ -10,7 +10,10 @@ from typing import Any
 
 JOURNAL = "metrics.jsonl"
 STAGES = ("contrastive", "generative")
-"""The stages in their order."""
+"""The stages of a model in their order."""
+COMPOSED_STAGES = ("inversion", "alignment")
+"""Those of a composer in theirs."""
+_ORDER = (*STAGES, *COMPOSED_STAGES)
 
 
 class Journal:
@@ -51,6 +54,6 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_after(row: dict[str, Any], *, stage: str, step: int) -> bool:
-    if row["event"] not in {"step", "stage"}:
+    if row["event"] not in {"step", "stage", "validation"}:
         return False
-    return (STAGES.index(row["stage"]), row["step"]) > (STAGES.index(stage), step)
+    return (_ORDER.index(row["stage"]), row["step"]) > (_ORDER.index(stage), step)

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,19 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from sightline.settings import environment, set_environment
-from trainer.config import FitConfig, from_json, to_json
-from trainer.loop import train
+from trainer.config import from_json, to_json
+from trainer.runs import AnyConfig, ConfigT
 
 
-def train_on_ray(config: FitConfig) -> Path:
-    """Folder of the final checkpoint of a run on Ray Train workers.
+def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
+    """Folder of the final checkpoint of `loop(config, reporter=...)` on Ray Train workers.
 
     Starts a private Ray in this process's machine unless RAY_ADDRESS names a
     cluster, as it does inside a Ray job. A run of the same name is resumed.
     """
     with _ray_session(num_cpus=config.run.num_workers):
         result = TorchTrainer(
-            _train_worker,
+            partial(_train_worker, kind=type(config), loop=loop),
             train_loop_config=to_json(config),
             scaling_config=_scaling(config),
             run_config=_run_config(config),
@@ -88,16 +89,16 @@ def ray_executor() -> Iterator[RayExecutor]:
         yield RayExecutor()
 
 
-def _train_worker(values: dict[str, Any]) -> None:
-    train(from_json(FitConfig, values), reporter=RayReporter())
+def _train_worker(values: dict[str, Any], *, kind: type[AnyConfig], loop: Callable[..., None]) -> None:
+    loop(from_json(kind, values), reporter=RayReporter())
 
 
-def _scaling(config: FitConfig) -> ScalingConfig:
+def _scaling(config: AnyConfig) -> ScalingConfig:
     use_gpu = config.run.device == "cuda"
     return ScalingConfig(num_workers=config.run.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1})
 
 
-def _run_config(config: FitConfig) -> RunConfig:
+def _run_config(config: AnyConfig) -> RunConfig:
     return RunConfig(
         name=config.run.name,
         storage_path=config.run.root.resolve().as_posix(),

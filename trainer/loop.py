@@ -19,6 +19,7 @@ from trainer.data import Corpus, load_corpus, paired_part, training_record, uniq
 from trainer.journal import STAGES, Journal
 from trainer.pictures import load_pictures, readable
 from trainer.reporting import Reporter
+from trainer.runs import run_folder
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
 from trainer.stages.sources import PictureSource, ShuffledPictures, StreamedPictures
@@ -43,11 +44,6 @@ def train(config: FitConfig, *, reporter: Reporter) -> None:
     position, folder = _restore(training, built=built, reporter=reporter)
     worker = _Worker(config=config, reporter=reporter, corpus=corpus, built=built, training=training)
     worker.run(position, resume_from=folder)
-
-
-def run_folder(config: FitConfig) -> Path:
-    """Where the run keeps its journal and checkpoints."""
-    return config.run.root / config.run.name
 
 
 class _Worker:

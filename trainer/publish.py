@@ -14,6 +14,7 @@ from sightline.models.release import save_release
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.architecture import Built
 from trainer.config import FitConfig, to_json
+from trainer.runs import AnyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,7 +87,7 @@ def promote(manifest: Manifest, *, config: FitConfig, registry: Registry, genera
     return registry.promote(config.channel, manifest.release_id, expected_generation=generation)
 
 
-def lineage(config: FitConfig, data_digest: str) -> dict[str, Any]:
+def lineage(config: AnyConfig, data_digest: str) -> dict[str, Any]:
     """Where a release comes from: recipe with every setting, data, code and package version."""
     return {
         "recipe": config.recipe,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -41,9 +42,20 @@ class Objective(nn.Module):
         """How many items the mean is over, a scalar: what a part of a batch counts beside the others."""
         raise NotImplementedError
 
+    def rates(self) -> Mapping[nn.Parameter, float]:
+        """Parameters that learn at another rate than the rest, each with its share of the stage's rate."""
+        return {}
+
     def scaled(self, losses: Mapping[str, Tensor], *, share: Tensor, even: float) -> dict[str, Tensor]:
         """What a part adds to each loss of the whole: its `share` of all items, or `even`, one over the parts."""
         return {name: value * share for name, value in losses.items()}
+
+
+class Watch(Protocol):
+    """Looks at a stage after each of its steps."""
+
+    def __call__(self, done: int) -> bool:
+        """True if the stage may end after `done` steps; alike on every worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,8 @@ class Stage:
 
     batches: Batches
     objective: Objective
+    watch: Watch | None = None
+    """Who may end it early; None lets it run its steps."""
 
 
 class StepSettings(Protocol):
@@ -118,7 +132,7 @@ def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
 
     `resume_from` names the checkpoint whose optimiser state belongs to `start`.
     """
-    optimizer = build_optimizer(run.stage.objective, settings=run.settings)
+    optimizer = build_optimizer(run.stage.objective, settings=run.settings, rates=run.stage.objective.rates())
     if resume_from is not None:
         read_optimizer(resume_from, model=run.model, optimizer=optimizer)
     objective = _distributed(_compiled(run.stage.objective, backend=run.speed.compile_backend), reporter=run.reporter)
@@ -127,19 +141,34 @@ def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
     for step in range(start, run.settings.steps):
         losses = _one_step(run, objective=objective, optimizer=optimizer, step=step)
         done = step + 1
-        if run.journal and (done % run.pace.log_every == 0 or done == run.settings.steps):
+        may_end = run.stage.watch is not None and run.stage.watch(done)
+        is_last = may_end or done == run.settings.steps
+        if run.journal and (done % run.pace.log_every == 0 or is_last):
             rate = (done - start) * run.settings.batch_size / (time.monotonic() - began)
             run.journal.write("step", stage=run.stage.batches.name, step=done, **losses, samples_per_s=round(rate, 1))
-        if done % run.pace.checkpoint_every == 0 or done == run.settings.steps:
-            _save(run, optimizer=optimizer, step=done, loss=losses["loss"])
+        if done % run.pace.checkpoint_every == 0 or is_last:
+            # A stage that ended early stands at its end, lest a resumed run go on with it.
+            _save(run, optimizer=optimizer, step=run.settings.steps if is_last else done, loss=losses["loss"])
+        if is_last:
+            return
 
 
-def build_optimizer(objective: nn.Module, *, settings: StepSettings) -> torch.optim.AdamW:
-    """AdamW over what the stage trains; gains, biases and single numbers are not decayed."""
+def build_optimizer(
+    objective: nn.Module, *, settings: StepSettings, rates: Mapping[nn.Parameter, float] = MappingProxyType({})
+) -> torch.optim.AdamW:
+    """AdamW over what the stage trains; gains, biases and single numbers are not decayed.
+
+    `rates` names parameters that learn at a share of the rate.
+    """
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if (p.ndim >= 2) == is_matrix and rates.get(p, 1.0) == share],
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+            "share": share,
+        }
+        for share in sorted({1.0, *rates.values()}, reverse=True)
+        for is_matrix in (True, False)
     ]
     # One kernel over all weights: for models this small, a call for each costs more than the arithmetic.
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
@@ -163,7 +192,7 @@ def step_seed(seed: int, *, stage: str, step: int, rank: int) -> int:
 def _one_step(run: StageRun, *, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
     torch.manual_seed(step_seed(run.seed, stage=run.stage.batches.name, step=step, rank=run.reporter.rank))
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, settings=run.settings)
+        group["lr"] = group["share"] * learning_rate_at(step, settings=run.settings)
     optimizer.zero_grad(set_to_none=True)
     losses = _backward(run, objective=objective, batch=run.stage.batches.batch(step))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]

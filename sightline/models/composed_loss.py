@@ -3,7 +3,7 @@
 # Axes: M pairs of query and target, D embedding width.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,9 +64,12 @@ def entropy_weights(
     return (entropy_M / entropy_M.mean().clamp(min=1e-6)).clamp(*WEIGHT_LIMITS)
 
 
-def same_targets(captions: Sequence[str], target_MD: Tensor, *, limit: float = SAME_TARGET_COSINE) -> Tensor:
-    """[M, M] True where another pair's caption is the same text, or its frozen unit vector closer than `limit`."""
-    first: dict[str, int] = {}
+def same_targets(captions: Sequence[Hashable], target_MD: Tensor, *, limit: float = SAME_TARGET_COSINE) -> Tensor:
+    """[M, M] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
+
+    Captions may be given as numbers that are equal where the texts are.
+    """
+    first: dict[Hashable, int] = {}
     number_M = torch.tensor([first.setdefault(caption, len(first)) for caption in captions], device=target_MD.device)
     is_same_MM = (number_M.unsqueeze(1) == number_M) | (target_MD @ target_MD.T > limit)
     return is_same_MM.fill_diagonal_(False)

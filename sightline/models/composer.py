@@ -65,6 +65,11 @@ class Composer(nn.Module):
         return self._lender[0]
 
     @property
+    def width(self) -> int:
+        """Width of a pseudo-word."""
+        return self._text.width
+
+    @property
     def needs_pixels(self) -> bool:
         """Whether a reference has to be given as pixels, because prompts change how it is seen."""
         return self._picture is not None

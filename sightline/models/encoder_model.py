@@ -13,6 +13,7 @@ from PIL import Image
 
 from sightline.errors import CapabilityMissing, DimensionMismatch, FieldOutOfRange
 from sightline.models.composer import Composer
+from sightline.models.composer_config import ComposerConfig
 from sightline.models.golden import Golden
 from sightline.models.model import ZrigfModel
 from sightline.models.placeholder import composed_ids, placeholder_tokenizer
@@ -56,6 +57,10 @@ class EncoderModel:
         """Whether a stored vector can be a reference; else the composer needs pixels, or there is none."""
         return self._composer is not None and not self._composer.needs_pixels
 
+    def composer_config(self) -> ComposerConfig:
+        """What the composer is. Raises CapabilityMissing if the release has none."""
+        return self._need_composer().config
+
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids [N, context_length], each cut at its end if it is too long."""
         return self._tokenizer.tokenize(texts)
@@ -88,7 +93,7 @@ class EncoderModel:
         Raises CapabilityMissing if the release has no composer.
         """
         tokenizer = placeholder_tokenizer(self._tokenizer)
-        return composed_ids(edits, tokenizer=tokenizer, template=self._need_composer().config.template)
+        return composed_ids(edits, tokenizer=tokenizer, template=self.composer_config().template)
 
     def encode_composed(self, reference: Array, edits: Sequence[str]) -> Array:
         """Unit vectors [N, D] in float32 of what the edits make of the references; `encode_composed_ids` says more."""

@@ -57,10 +57,14 @@ class FeatureNoise(nn.Module):
 
     def forward(self, vectors_BD: Tensor) -> Tensor:
         """Unit vectors [B, D]: blurred in training, as they are in evaluation. Drawn from torch's global generator."""
-        if not self.training or self.scale == 0.0:
+        return self.blurred(vectors_BD, scale=self.scale) if self.training else vectors_BD
+
+    def blurred(self, vectors_BD: Tensor, *, scale: float) -> Tensor:
+        """Unit vectors [B, D] with this much noise, whatever the mode."""
+        if scale == 0.0:
             return vectors_BD
         noise_BD = torch.randn_like(vectors_BD) * torch.rand_like(vectors_BD[:, :1])
-        return F.normalize(vectors_BD + self.scale * self.std_D * noise_BD, dim=-1)
+        return F.normalize(vectors_BD + scale * self.std_D * noise_BD, dim=-1)
 
     @torch.no_grad()
     def measure(self, vectors_ND: Tensor) -> None:

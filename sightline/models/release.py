@@ -118,6 +118,20 @@ def load_model(folder: Path) -> LoadedModel:
     )
 
 
+def encoder_of(loaded: LoadedModel, *, composer: Composer | None = None) -> EncoderModel:
+    """The towers of a loaded release, with this composer or its own, to be measured where they lie; in float32."""
+    chosen = composer or loaded.composer
+    return EncoderModel(
+        loaded.model,
+        tokenizer=loaded.tower_tokenizer,
+        embedding_space_id=loaded.embedding_space_id,
+        golden=Golden(arrays={}, texts=[]),
+        device=str(next(loaded.model.parameters()).device),
+        dtype=torch.float32,
+        composer=None if chosen is None else chosen.eval(),
+    )
+
+
 def load_encoder(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> EncoderModel:
     """The towers of a release, ready to serve; nothing of the generator is read.
 

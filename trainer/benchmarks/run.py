@@ -26,7 +26,7 @@ from trainer.benchmarks.protocol import Benchmark, ComposedEncoder, Floats, Refe
 from trainer.benchmarks.ranking import TIE_RULE, Ranked, Scores, rank_task
 from trainer.benchmarks.submission import NUM_SUBMITTED, check_submittable, write_submission
 from trainer.benchmarks.systems import open_system
-from trainer.fit import resolve
+from trainer.runs import resolve
 from trainer.store import StoredArray
 
 _QUERY_BATCH = 64

@@ -16,6 +16,7 @@ from trainer.benchmarks.baselines import (
     text_only,
     weighted_sum,
 )
+from trainer.benchmarks.composer import composed
 from trainer.benchmarks.protocol import ComposedEncoder
 
 System = Callable[[Path, str, str], ComposedEncoder]
@@ -70,4 +71,5 @@ SYSTEMS: dict[str, System] = {
     "sum": _at_weight("sum", weighted_sum),
     "slerp": _at_weight("slerp", slerp),
     "random": _by_chance,
+    "composed": composed,
 }

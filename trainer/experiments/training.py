@@ -12,8 +12,9 @@ from trainer.config import FitConfig
 from trainer.data import load_corpus, training_record
 from trainer.experiments.plan import Model
 from trainer.journal import JOURNAL, STAGES
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
 
 _WEIGHTS = "model.safetensors"
 

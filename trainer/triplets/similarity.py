@@ -15,7 +15,7 @@ from sightline.errors import SettingInvalid
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import load_encoder
 from sightline.registry import Registry
-from trainer.fit import resolve
+from trainer.runs import resolve
 from trainer.triplets.asking import Pair, Problem
 
 MIN_SIMILARITY, MAX_SIMILARITY = 0.5, 0.97

@@ -20,11 +20,12 @@ from sightline.errors import DataLineInvalid
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
 from trainer.data import load_corpus, unique_pictures
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.overrides import apply_overrides
 from trainer.pictures import load_pictures
 from trainer.reporting import LocalReporter
 from trainer.retrieval import encode_texts, nearest_pictures
+from trainer.runs import run_folder
 from trainer.stages.contrastive import small_talk
 from trainer.stages.generative import GenerativeBatches
 from trainer.step import learning_rate_at

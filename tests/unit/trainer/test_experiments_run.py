@@ -27,9 +27,10 @@ from trainer.experiments.run import Order, missing_tasks, planned_cells, run_exp
 from trainer.experiments.schedule import LocalExecutor, run_tasks
 from trainer.experiments.training import running_config, train_model, weights_folder
 from trainer.experiments.zrigf import ZRIGF
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.overrides import replace_nested
 from trainer.relevance import calibrated
+from trainer.runs import run_folder
 
 pytestmark = pytest.mark.slow
 

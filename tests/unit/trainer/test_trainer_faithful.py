@@ -23,11 +23,12 @@ from trainer.config import FitConfig, ModelSettings
 from trainer.data import load_corpus, unique_pictures
 from trainer.fit import evaluate_release, fit
 from trainer.journal import read_journal
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.overrides import apply_overrides
 from trainer.pictures import read_pixels
 from trainer.recipes import recipe
 from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective
 from trainer.store import EncodedPictures, PictureStore
 

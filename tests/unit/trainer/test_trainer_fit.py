@@ -14,8 +14,8 @@ from trainer.__main__ import ERROR_EXIT, main
 from trainer.config import FitConfig, GateSettings
 from trainer.fit import evaluate_release, fit
 from trainer.journal import read_journal
-from trainer.loop import run_folder
 from trainer.publish import GateRefused
+from trainer.runs import run_folder
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_fit_publishes_a_release_that_services_can_load(
 def test_two_runs_that_begin_in_one_second_are_two(
     tiny_fit: FitConfig, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.fit.time.strftime", lambda _: "now")
+    monkeypatch.setattr("trainer.runs.time.strftime", lambda _: "now")
     for num_images in (1, 2):
         changed = replace(tiny_fit, stage2=replace(tiny_fit.stage2, num_images=num_images))
         fit(replace(changed, run=replace(changed.run, name="")), console=console)

@@ -24,8 +24,9 @@ from trainer.config import FitConfig
 from trainer.data import load_corpus
 from trainer.fit import fit
 from trainer.journal import losses, read_journal
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
 from trainer.stages.sources import StreamedPictures
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")

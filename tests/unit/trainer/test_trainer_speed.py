@@ -25,8 +25,9 @@ from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings, RunSettings, SpeedSettings
 from trainer.data import load_corpus
 from trainer.journal import losses, read_journal
-from trainer.loop import run_folder, train
+from trainer.loop import train
 from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
 from trainer.stages.contrastive import ContrastiveObjective
 from trainer.stages.generative import GenerativeObjective
 from trainer.step import Batch, Objective, Pace, Stage, StageRun, run_stage, shares_of, split_batch

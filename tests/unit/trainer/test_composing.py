@@ -1,0 +1,250 @@
+"""A composer's run on towers of a few coloured squares: what it learns, what it leaves, how it is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from sightline.data.edits import EditGenerator, EditRecord, write_edits
+from sightline.data.lines import write_lines
+from sightline.data.pools import PoolImage, write_pool
+from sightline.errors import CapabilityMissing, DataLineInvalid, SettingInvalid
+from sightline.models.composer import Composer
+from sightline.models.release import load_encoder, load_model
+from sightline.registry import Registry
+from tests.unit.trainer.conftest import COLOURS, KilledAfter, write_squares
+from trainer.checkpoint import read_weights
+from trainer.composing.candidate import Candidate
+from trainer.composing.config import (
+    AlignmentSettings,
+    ComposeConfig,
+    ComposedDataSettings,
+    ComposeGate,
+    InversionSettings,
+)
+from trainer.composing.loop import fresh_composers, load_towers, train_composer
+from trainer.composing.run import compose, refusals
+from trainer.config import RunSettings
+from trainer.fit import fit
+from trainer.journal import losses, read_journal
+from trainer.publish import GateRefused
+from trainer.reporting import LocalReporter
+from trainer.runs import run_folder
+from trainer.stages.alignment import AlignmentObjective
+from trainer.step import build_optimizer
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a release of tiny towers, and beside the captions edits, queries and a gallery."""
+    root = tmp_path_factory.mktemp("squares")
+    config = replace(write_squares(root), channel="stable")
+    config = replace(config, stage1=replace(config.stage1, steps=2), stage2=replace(config.stage2, steps=1))
+    fit(config, console=QUIET)
+    own = root / "own"
+    write_edits(own / "edits.jsonl", [edit(number) for number in range(12)])
+    write_pool(own / "pool.jsonl", (PoolImage(image_id=str(n), path=own / f"{n}.png") for n in range(12)))
+    queries = [
+        {"reference_id": str(n), "text": f"is {COLOURS[(n + 1) % 6]}", "target_ids": [str(n + 1)]} for n in range(6)
+    ]
+    write_lines(own / "queries.jsonl", queries)
+    return root
+
+
+def edit(number: int) -> EditRecord:
+    colour, other = COLOURS[number % 6], COLOURS[(number + 1) % 6]
+    return EditRecord(
+        id=f"{number:064x}",
+        image_id=str(number),
+        reference_caption=f"a {colour} box",
+        modification=f"make it {other}",
+        target_caption=f"a {other} box",
+        edit_type="attribute",
+        generator=EditGenerator(kind="rule", model="test", prompt_version="1", seed=0),
+    )
+
+
+@pytest.fixture
+def config(squares: Path, tmp_path: Path) -> ComposeConfig:
+    """Six steps of each stage in this process."""
+    sizes = {"steps": 6, "batch_size": 4, "validate_every": 2}
+    return ComposeConfig(
+        recipe="squares",
+        registry=str(squares / "registry"),
+        data=ComposedDataSettings(
+            kind="folder",
+            root=squares / "own",
+            captions_train=Path("captions.jsonl"),
+            captions_val=Path("captions.jsonl"),
+            edits_train=Path("edits.jsonl"),
+            edits_val=Path("edits.jsonl"),
+            queries=Path("queries.jsonl"),
+            gallery=Path("pool.jsonl"),
+        ),
+        inversion=InversionSettings(**sizes),
+        alignment=AlignmentSettings(**sizes),
+        run=RunSettings(
+            root=tmp_path / "runs", name="run", num_workers=0, threads_per_worker=1, checkpoint_every=2, log_every=1
+        ),
+    )
+
+
+def settled(config: ComposeConfig) -> ComposeConfig:
+    """With the release id in place of the channel, as `compose` hands it to the loop."""
+    state = Registry(config.registry).channel("stable")
+    assert state is not None
+    return replace(config, init_from=state.release_id)
+
+
+def test_a_composed_release_is_the_old_one_with_a_composer(config: ComposeConfig, tmp_path: Path) -> None:
+    registry = Registry(config.registry)
+    before = load_encoder(registry.fetch(settled(config).init_from, into=tmp_path / "a"), dtype="float32")
+    outcome = compose(config, console=QUIET)
+    folder = registry.fetch(outcome.manifest.release_id, into=tmp_path / "b")
+    after = load_encoder(folder, dtype="float32")
+    after.check_golden()
+    assert (before.can_compose, after.can_compose) == (False, True)
+    assert after.embedding_space_id == before.embedding_space_id == outcome.manifest.embedding_space_id
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 3, 16, 16), dtype=np.uint8)
+    assert np.array_equal(after.encode_images(pixels)[0], before.encode_images(pixels)[0])
+    assert load_model(folder).dialogue_tokenizer is not None
+    assert outcome.manifest.lineage["parent_release"] == settled(config).init_from
+    assert {"composed_map_at_10", "best_sum_map_at_10"} <= outcome.manifest.metrics.keys()
+
+
+@pytest.mark.parametrize("method", ["lincir", "pic2word", "searle"])
+def test_each_method_trains_phi_and_nothing_else(config: ComposeConfig, method: str) -> None:
+    inversion = replace(config.inversion, method=method, optimisation_steps=2)
+    config = settled(replace(config, inversion=inversion, alignment=AlignmentSettings(steps=0)))
+    fresh = fresh_composers(config, loaded=load_towers(config)).inversion.composer.state_dict()
+    reporter = LocalReporter(run_folder(config), keep=1)
+    train_composer(config, reporter=reporter)
+    trained = _chosen(config)
+    assert not torch.equal(trained.phi.state_dict()["layers.0.weight"], fresh["phi.layers.0.weight"])
+    assert trained.adapter is None
+    assert [stage for stage, _, _ in losses(run_folder(config))] == ["inversion"] * 6
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2, 4, 5])
+def test_a_killed_run_ends_as_an_unbroken_one(config: ComposeConfig, checkpoints: int) -> None:
+    whole, broken = (settled(replace(config, run=replace(config.run, name=name))) for name in ("whole", "broken"))
+    train_composer(whole, reporter=LocalReporter(run_folder(whole), keep=2))
+    with pytest.raises(InterruptedError):
+        train_composer(broken, reporter=KilledAfter(run_folder(broken), checkpoints=checkpoints))
+    train_composer(broken, reporter=LocalReporter(run_folder(broken), keep=2))
+    assert losses(run_folder(broken)) == losses(run_folder(whole))
+    states = [_chosen(config).state_dict() for config in (whole, broken)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_stage_that_gets_no_better_ends_early_and_hands_on_its_best(config: ComposeConfig) -> None:
+    stuck = replace(config.inversion, steps=40, learning_rate=0.0, validate_every=1, patience=3)
+    config = settled(replace(config, inversion=stuck, alignment=AlignmentSettings(steps=0)))
+    train_composer(config, reporter=LocalReporter(run_folder(config), keep=1))
+    looks = [row["step"] for row in read_journal(run_folder(config)) if row["event"] == "validation"]
+    assert looks == [1, 2, 3, 4], "the first look is the best; three more are not better"
+
+
+def test_a_release_with_a_composer_goes_on_to_stage_two_alone(config: ComposeConfig) -> None:
+    first = compose(replace(config, alignment=AlignmentSettings(steps=0)), console=QUIET)
+    alone = replace(config.alignment, phi_rate=0.0)
+    on = replace(config, init_from=first.manifest.release_id, inversion=InversionSettings(steps=0), alignment=alone)
+    on = replace(on, run=replace(on.run, name="on"))
+    composer = load_model(Registry(on.registry).fetch(compose(on, console=QUIET).manifest.release_id, into=on.run.root))
+    before = load_model(Registry(on.registry).fetch(first.manifest.release_id, into=on.run.root))
+    assert composer.composer is not None
+    assert before.composer is not None
+    assert composer.composer.adapter is not None
+    weights = [one.composer.phi.state_dict()["layers.0.weight"] for one in (composer, before) if one.composer]
+    assert torch.equal(*weights)
+
+
+def test_stage_two_without_any_phi_is_refused(config: ComposeConfig) -> None:
+    with pytest.raises(CapabilityMissing, match="no composer to go on from"):
+        compose(replace(config, inversion=InversionSettings(steps=0)), console=QUIET)
+
+
+def test_phi_learns_at_its_share_of_the_rate(config: ComposeConfig) -> None:
+    composer = _second(settled(config))
+    objective = AlignmentObjective(composer, settings=replace(config.alignment, phi_rate=0.25))
+    optimizer = build_optimizer(objective, settings=config.alignment, rates=objective.rates())
+    share_of = {id(p): group["share"] for group in optimizer.param_groups for p in group["params"]}
+    assert {share_of[id(p)] for p in composer.phi.parameters()} == {0.25}
+    assert composer.adapter is not None
+    assert {share_of[id(p)] for p in composer.adapter.parameters()} == {1.0}
+    frozen = AlignmentObjective(composer, settings=replace(config.alignment, phi_rate=0.0))
+    assert not any(p.requires_grad for p in composer.phi.parameters())
+    assert frozen.rates() == {}
+
+
+def test_the_average_follows_its_formula_and_the_best_stays(config: ComposeConfig) -> None:
+    candidate = Candidate(_second(settled(config)), ema=0.75)
+    name = "phi.layers.0.weight"
+    start = candidate.composer.state_dict()[name].clone()
+    with torch.no_grad():
+        candidate.composer.phi.layers[0].weight.add_(1.0)
+    candidate.step()
+    assert torch.allclose(candidate.average.state()[name], start + 0.25)
+    assert candidate.judge(lambda: 2.0) == 2.0
+    with torch.no_grad():
+        candidate.composer.phi.layers[0].weight.add_(1.0)
+    candidate.step()
+    assert candidate.judge(lambda: 3.0) == 3.0
+    assert int(candidate.num_worse) == 1
+    assert torch.allclose(candidate.choose().state_dict()[name], start + 0.25)
+
+
+def test_the_gate_asks_for_what_was_measured() -> None:
+    gate = ComposeGate(min_map_at_10=0.5, min_gain_over_sum=0.05)
+    assert refusals({"composed_map_at_10": 0.5, "gain_over_sum": 0.05}, gate=gate) == []
+    assert len(refusals({}, gate=gate)) == 2
+    assert "0.040" in refusals({"composed_map_at_10": 0.9, "gain_over_sum": 0.04}, gate=gate)[0]
+
+
+def test_a_refused_composer_is_not_published(config: ComposeConfig) -> None:
+    before = Registry(config.registry).releases()
+    with pytest.raises(GateRefused, match="composed_map_at_10"):
+        compose(replace(config, gate=ComposeGate(min_map_at_10=1.1)), console=QUIET)
+    assert Registry(config.registry).releases() == before
+
+
+def test_an_edit_of_an_unknown_picture_is_named(config: ComposeConfig, squares: Path) -> None:
+    write_edits(squares / "own" / "foreign.jsonl", [replace(edit(0), image_id="nowhere")])
+    foreign = replace(config.data, edits_train=Path("foreign.jsonl"))
+    with pytest.raises(DataLineInvalid, match="'nowhere' is none of the captioned pictures"):
+        compose(replace(config, data=foreign), console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: InversionSettings(method="palavra"), "inversion.method: got 'palavra'"),
+        (lambda: InversionSettings(masker="nltk"), "inversion.masker: got 'nltk'"),
+        (lambda: AlignmentSettings(reference="sketch"), "alignment.reference: got 'sketch'"),
+    ],
+)
+def test_unknown_settings_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SettingInvalid, match=message):
+        make()
+
+
+def _second(config: ComposeConfig) -> Composer:
+    candidate = fresh_composers(config, loaded=load_towers(config)).alignment
+    assert candidate is not None
+    return candidate.composer
+
+
+def _chosen(config: ComposeConfig) -> Composer:
+    models = fresh_composers(config, loaded=load_towers(config))
+    newest = LocalReporter(run_folder(config), keep=1).restore()
+    assert newest is not None
+    read_weights(newest, model=models)
+    return models.chosen()

@@ -1,0 +1,87 @@
+"""A composer in training, with what must survive a crash: its moving average, and the best weights so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sightline.models.composer import Composer
+
+
+class Weights(nn.Module):
+    """A copy of a module's state, kept as buffers so that checkpoints hold it."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {name: name.replace(".", "|") for name in state}
+        for name, value in state.items():
+            self.register_buffer(self._names[name], value.detach().clone())
+
+    def state(self) -> dict[str, Tensor]:
+        """The copied state, by the module's own names."""
+        return {name: self.get_buffer(kept) for name, kept in self._names.items()}
+
+    @torch.no_grad()
+    def move(self, state: Mapping[str, Tensor], *, keep: float) -> None:
+        """Take over a share of `state`, all of it where `keep` is 0; whole numbers are taken over as they are."""
+        for name, mine in self.state().items():
+            if keep and mine.is_floating_point():
+                mine.lerp_(state[name], 1.0 - keep)
+            else:
+                mine.copy_(state[name])
+
+
+class Candidate(nn.Module):
+    """What a stage trains and what it will hand on: the weights with the least held-out loss."""
+
+    best_loss: Tensor
+    num_worse: Tensor
+
+    def __init__(self, composer: Composer, *, ema: float) -> None:
+        super().__init__()
+        self.composer, self._ema = composer, ema
+        self.average = Weights(composer.state_dict())
+        self.best = Weights(composer.state_dict())
+        self.register_buffer("best_loss", torch.tensor(math.inf))
+        self.register_buffer("num_worse", torch.tensor(0))
+
+    def restart(self) -> None:
+        """Begin anew from the composer as it is."""
+        for weights in (self.average, self.best):
+            weights.move(self.composer.state_dict(), keep=0.0)
+
+    def step(self) -> None:
+        """Let the average follow an optimiser's step."""
+        self.average.move(self.composer.state_dict(), keep=self._ema)
+
+    def judge(self, held_out_loss: Callable[[], float]) -> float:
+        """The held-out loss of the average, whose weights are kept if none were better."""
+        with self._as(self.average):
+            loss = held_out_loss()
+        if loss < float(self.best_loss):
+            self.best.move(self.average.state(), keep=0.0)
+            self.best_loss.fill_(loss)
+            self.num_worse.zero_()
+        else:
+            self.num_worse.add_(1)
+        return loss
+
+    def choose(self) -> Composer:
+        """The composer with its best weights, in evaluation."""
+        self.composer.load_state_dict(self.best.state())
+        return self.composer.eval()
+
+    @contextmanager
+    def _as(self, weights: Weights) -> Iterator[None]:
+        own, was_training = Weights(self.composer.state_dict()), self.composer.training
+        self.composer.load_state_dict(weights.state())
+        self.composer.eval()
+        try:
+            yield
+        finally:
+            self.composer.load_state_dict(own.state())
+            self.composer.train(was_training)

@@ -1,0 +1,190 @@
+"""What one composer's training is: frozen settings, and nothing that acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sightline.data.keywords import MASKERS
+from sightline.errors import SettingInvalid
+from sightline.models.composed_loss import TEMPERATURE
+from sightline.models.composer_config import INVERSIONS
+from trainer.config import RunSettings, SpeedSettings
+
+REFERENCES = ("picture", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedDataSettings:
+    """Where captions, edits and composed queries come from."""
+
+    kind: str = "toytown"
+    """`toytown` (generated under `root` when absent) or `folder` (your own files)."""
+    root: Path = Path("var/toytown")
+    """Folder that every file name below is relative to; absolute names ignore it."""
+    captions_train: Path = Path("captions_train.jsonl")
+    """What phi learns from, in any format that `sightline.data.formats` tells; of LinCIR's the texts alone are read."""
+    captions_val: Path = Path("captions_val.jsonl")
+    """Held-out captions, which say when phi is done."""
+    images: Path | None = None
+    """Folder of the pictures that COCO files name; None: where COCO's download has them, or `images`."""
+    edits_train: Path | None = Path("composed/edits_train.jsonl")
+    """Pictures, modifications and target captions, as `python -m trainer triplets` writes them."""
+    edits_val: Path | None = Path("composed/edits_val.jsonl")
+    """Held-out ones, which say when the rest is done."""
+    queries: Path | None = Path("composed/queries_val.jsonl")
+    """Composed queries with known answers, to measure the release by; None measures nothing."""
+    gallery: Path | None = Path("composed/gallery_val.jsonl")
+    """The pictures that those queries ask for."""
+    skip_bad: bool = False
+    """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
+    scenes: int = 4500
+    """Toytown: scenes to draw."""
+    seed: int = 0
+    """Toytown: seed of the world."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """Stage 1: phi, on frozen towers."""
+
+    steps: int = 1200
+    """Optimiser steps at most; 0 takes the phi of the release that is continued."""
+    method: str = "lincir"
+    """`lincir`: captions alone. For comparison `pic2word`: pictures, told apart by sentences; `searle`: distilled from
+    pseudo-words of single pictures, without its language model."""
+    masker: str = "rules"
+    """What finds a caption's keywords: `rules`, or `spacy` where its model is installed."""
+    noise_scale: float = 1.0
+    """`lincir`: noise on a caption's vector, in units of the encoder's own spread."""
+    dropout: float = 0.5
+    """Dropout of phi."""
+    hidden_width: int = 0
+    """Width of phi's hidden layers; 0 is four times the vector's."""
+    batch_size: int = 256
+    """Captions, or pictures, a step over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of the batch is read in."""
+    learning_rate: float = 1e-3
+    """Peak of the cosine schedule that ends at zero."""
+    weight_decay: float = 0.01
+    """Decay of matrices."""
+    warmup_share: float = 0.05
+    """Share of the steps that the rate rises over."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Share of the moving average that a step keeps; 0 has no average, and the weights themselves are judged."""
+    validate_every: int = 100
+    """Steps between looks at held-out data; the best weights seen there are the result."""
+    patience: int = 5
+    """Looks without a better result before the stage ends; 0 never ends early."""
+    optimisation_steps: int = 150
+    """`searle`: steps that a single picture's pseudo-word is searched for."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid for an unknown method or masker."""
+        _check_one_of("inversion.method", self.method, tuple(INVERSIONS))
+        _check_one_of("inversion.masker", self.masker, MASKERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings:
+    """Stage 2: what brings queries to their targets' captions; the gallery's side stays as it is."""
+
+    steps: int = 800
+    """Optimiser steps at most; 0 leaves stage 1 as it is."""
+    text_side: str = "prompts"
+    """`prompts`: learned tokens in the text tower of queries. `none`: no such."""
+    picture_side: str = "feature"
+    """`feature`: an adapter of phi's input, which needs no pixels. `deep`: learned tokens in the picture tower of
+    references. `none`: neither."""
+    num_prompts: int = 4
+    """Learned tokens of each side."""
+    depth: int = 0
+    """Blocks whose input prompts are learned; 0 is three quarters of the tower's."""
+    coupling: str = "none"
+    """`linear` derives the picture's prompts from the text's (MaPLe)."""
+    num_experts: int = 1
+    """Sets of text prompts, mixed by a gate that reads the edit."""
+    adapter_width: int = 0
+    """Width of the adapter's bottleneck; 0 is a quarter of the vector's."""
+    phi_rate: float = 0.25
+    """Rate of phi as a share of `learning_rate`; 0 leaves phi as stage 1 made it."""
+    reference: str = "picture"
+    """`picture`, as in service, or `caption`: the reference's caption in its place, for comparison (RTD)."""
+    reference_noise: float = 0.5
+    """`caption`: noise on its vector, in units of the encoder's own spread."""
+    has_reference_pairs: bool = True
+    """Double each batch by "a photo of $" and the reference's own caption: a query that ignores its edit meets it."""
+    weighs_by_entropy: bool = False
+    """Let queries whose choice is open count for more."""
+    temperature: float = TEMPERATURE
+    """Of the contrastive loss."""
+    batch_size: int = 128
+    """Edits a step over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of the batch is read in; a part meets the negatives of its own alone."""
+    learning_rate: float = 5e-3
+    """Peak of the cosine schedule that ends at zero."""
+    weight_decay: float = 0.01
+    """Decay of matrices."""
+    warmup_share: float = 0.05
+    """Share of the steps that the rate rises over."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Share of the moving average that a step keeps; 0 has no average."""
+    validate_every: int = 100
+    """Steps between looks at held-out edits; the best weights seen there are the result."""
+    patience: int = 5
+    """Looks without a better result before the stage ends; 0 never ends early."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid for an unknown reference."""
+        _check_one_of("alignment.reference", self.reference, REFERENCES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeGate:
+    """What a composer must reach to be published. None does not ask."""
+
+    min_map_at_10: float | None = None
+    """Least mean average precision at 10 of the composed queries."""
+    min_gain_over_sum: float | None = None
+    """How much more than the plain sum of picture and text at its best weight that must be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeConfig:
+    """One composer, whole: what `python -m trainer compose <recipe>` does."""
+
+    recipe: str
+    """Name of the recipe; goes into the release's lineage."""
+    seed: int = 0
+    """Seed of weights, order, noise and dropout."""
+    registry: str = "var/registry"
+    """Folder or URI of releases."""
+    channel: str = ""
+    """Channel moved to the new release when it passes; empty publishes without moving one."""
+    init_from: str = "stable"
+    """Release id or channel whose towers the composer is made for; the new release is that one, with a composer."""
+    force_publish: bool = False
+    """Publish although the gate refused."""
+    data: ComposedDataSettings = field(default_factory=ComposedDataSettings)
+    """Corpus."""
+    inversion: InversionSettings = field(default_factory=InversionSettings)
+    """Stage 1."""
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    """Stage 2."""
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
+    """How steps are computed."""
+    gate: ComposeGate = field(default_factory=ComposeGate)
+    """Thresholds."""
+    run: RunSettings = field(default_factory=RunSettings)
+    """Process."""
+
+
+def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingInvalid(f"{name}: got {value!r}, expected {' or '.join(allowed)}")

@@ -1,0 +1,95 @@
+"""What a composer learns from and is measured on, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline.data.captions import CaptionRecord
+from sightline.data.edits import EditRecord, read_edits
+from sightline.data.formats import files_of, read_any_captions
+from sightline.data.toytown import write_composed, write_toytown
+from sightline.errors import UsageError
+from trainer.composing.config import ComposeConfig, ComposedDataSettings
+from trainer.config import flatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedCorpus:
+    """Every record of a composer's run; of edits there may be none, if only stage 1 runs."""
+
+    captions_train: Sequence[CaptionRecord]
+    captions_val: Sequence[CaptionRecord]
+    edits_train: Sequence[EditRecord]
+    edits_val: Sequence[EditRecord]
+    file_digests: dict[str, str]
+    """sha256 of each file that was read."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that the records were read from."""
+        return hashlib.sha256(repr(sorted(self.file_digests.items())).encode()).hexdigest()
+
+
+def load_composed_corpus(settings: ComposedDataSettings) -> ComposedCorpus:
+    """The corpus that `settings` names; Toytown is generated first where it is absent.
+
+    Raises DataLineInvalid for a bad line, UsageError for a missing or empty file.
+    """
+    if settings.kind == "toytown":
+        _write_toytown(settings)
+    return ComposedCorpus(
+        captions_train=_captions(settings, settings.captions_train),
+        captions_val=_captions(settings, settings.captions_val),
+        edits_train=_edits(settings, settings.edits_train),
+        edits_val=_edits(settings, settings.edits_val),
+        file_digests=_digests(settings),
+    )
+
+
+def training_record(config: ComposeConfig, *, corpus: ComposedCorpus) -> dict[str, Any]:
+    """All that decides a run's weights, by name: its settings and the digest of every file it reads."""
+    decisive = {"data", "inversion", "alignment", "speed", "seed", "init_from"}
+    leaves = flatten(config).items()
+    settings = {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in decisive}
+    workers = {"run.num_workers": max(1, config.run.num_workers)}
+    return settings | workers | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+
+
+def _write_toytown(settings: ComposedDataSettings) -> None:
+    if not (settings.root / settings.captions_train).exists():
+        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed)
+    if not (settings.root / "composed" / "facts.json").exists():
+        write_composed(settings.root)
+
+
+def _captions(settings: ComposedDataSettings, name: Path) -> list[CaptionRecord]:
+    images = None if settings.images is None else settings.root / settings.images
+    captions = read_any_captions(_existing(settings, name), images=images, skip_bad=settings.skip_bad)
+    if not captions:
+        raise UsageError(f"data: {settings.root / name} holds no caption")
+    return captions
+
+
+def _edits(settings: ComposedDataSettings, name: Path | None) -> list[EditRecord]:
+    return [] if name is None else read_edits(_existing(settings, name), skip_bad=settings.skip_bad)
+
+
+def _existing(settings: ComposedDataSettings, name: Path) -> Path:
+    path = settings.root / name
+    if not path.exists() and path.suffix != ".tar":
+        raise UsageError(f"data: {path} does not exist; data.root is {settings.root}")
+    return path
+
+
+def _digests(settings: ComposedDataSettings) -> dict[str, str]:
+    names = (settings.captions_train, settings.captions_val, settings.edits_train, settings.edits_val)
+    files = [path for name in names if name is not None for path in files_of(settings.root / name)]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _plain(value: Any) -> Any:
+    return value.as_posix() if isinstance(value, Path) else value
