@@ -11,8 +11,6 @@ stage 2 the same index answers.
 # Axes: B items, L tokens, D embedding width, W token width, P prompts, C channels; after C, H and W are pixels.
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -184,18 +182,15 @@ def grown(composer: Composer, *, config: ComposerConfig, tokenizer: TowerTokeniz
     return stage_two
 
 
-class _Widths(NamedTuple):
-    text: int
-    picture: int
-
-
 def _prompt_learner(
     config: ComposerConfig, *, text: PromptedText, picture: PromptedPicture | None
 ) -> PromptLearner | None:
-    if not (config.has_text_prompts or picture is not None):
+    sides = [side for side in (text if config.has_text_prompts else None, picture) if side is not None]
+    if not sides:
         return None
-    widths = _Widths(text.width if config.has_text_prompts else 0, 0 if picture is None else picture.width)
-    counts = [text.num_blocks] if config.has_text_prompts else []
-    counts += [] if picture is None else [picture.num_blocks]
-    depth = prompt_depth(config.prompts.depth, num_blocks=min(counts))
-    return PromptLearner(config.prompts, depth=depth, text_width=widths.text, picture_width=widths.picture)
+    return PromptLearner(
+        config.prompts,
+        depth=prompt_depth(config.prompts.depth, num_blocks=min(side.num_blocks for side in sides)),
+        text_width=text.width if config.has_text_prompts else 0,
+        picture_width=0 if picture is None else picture.width,
+    )

@@ -84,6 +84,15 @@ def test_a_stored_vector_is_no_reference_for_deep_prompts(rooms: dict[str, Room]
 
 
 @torch.no_grad()
+def test_mixed_precision_changes_hardly_anything(rooms: dict[str, Room], config: ComposerConfig) -> None:
+    room = rooms["clip"]
+    composer = lively(room.composer(config))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = composer(room.pixels, room.ids())
+    assert (mixed * composer(room.pixels, room.ids())).sum(dim=-1).min() > 0.999
+
+
+@torch.no_grad()
 def test_stage_two_begins_exactly_where_stage_one_ended(room: Room) -> None:
     """A fresh adapter and no prompts; prompts of any number start elsewhere, by their nature."""
     stage_one = lively(room.composer(STAGE_ONE))
