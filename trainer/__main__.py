@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_experiments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "train and measure many models and report what they show; what was done before is not done again"
     command = commands.add_parser("experiments", help=text, allow_abbrev=False)
-    command.add_argument("suite", help="zrigf")
+    command.add_argument("suite", help="zrigf or composed")
     command.add_argument("--quick", action="store_true", help="small models and few steps: a smoke test in minutes")
     command.add_argument("--only", default="", metavar="NAME", help="run one experiment of the suite")
     command.add_argument("--out", type=Path, help="folder of everything written; var/experiments/SUITE by default")

@@ -15,7 +15,7 @@ from sightline.data.keywords import keyword_masker
 from sightline.errors import CapabilityMissing
 from sightline.models.composer import Composer, build_composer, grown
 from sightline.models.composer_config import INVERSIONS, ComposerConfig, PromptConfig
-from sightline.models.release import LoadedModel, load_model
+from sightline.models.release import CONFIG_FILE, LoadedModel, load_model
 from sightline.registry import Registry
 from trainer.checkpoint import Position, read_position, read_weights
 from trainer.composing.candidate import Candidate
@@ -26,6 +26,7 @@ from trainer.composing.watch import HeldOut
 from trainer.data import unique_pictures
 from trainer.journal import COMPOSED_STAGES, Journal
 from trainer.reporting import Reporter
+from trainer.runs import release_cache, run_folder
 from trainer.stages.alignment import AlignmentBatches, AlignmentObjective, edit_batch
 from trainer.stages.inversion import (
     LincirObjective,
@@ -67,9 +68,11 @@ def train_composer(config: ComposeConfig, *, reporter: Reporter) -> None:
 
 
 def load_towers(config: ComposeConfig) -> LoadedModel:
-    """The release that the composer is made for, on the device of the run."""
-    registry, cache = Registry(config.registry), config.run.root / "cache" / "releases"
-    loaded = load_model(registry.fetch(config.init_from, into=cache))
+    """The release that the composer is made for, an id of the registry or a folder, on the device of the run."""
+    folder = Path(config.init_from)
+    if not (folder / CONFIG_FILE).is_file():
+        folder = Registry(config.registry).fetch(config.init_from, into=release_cache(config))
+    loaded = load_model(folder)
     loaded.model.to(config.run.device).eval()
     return loaded
 
@@ -103,7 +106,7 @@ class _Worker:
     ) -> None:
         self._config, self._reporter, self._corpus, self._loaded = config, reporter, corpus, loaded
         self._models, self._training = models, training
-        self._journal = Journal(config.run.root / config.run.name) if reporter.rank == 0 else None
+        self._journal = Journal(run_folder(config)) if reporter.rank == 0 else None
         self._cache = config.run.root / "cache"
 
     def run(self, position: Position, *, resume_from: Path | None) -> None:

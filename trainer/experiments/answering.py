@@ -81,7 +81,7 @@ class Exam:
 def measure_answers(cell: Cell, out: Path) -> Outcome:
     """Grounded accuracy of the cell's model, overall, by fact and by the number of turns, and retrieval recall."""
     torch.set_num_threads(1)
-    exam, sight = open_exam(cell.model, out), from_json(Sight, cell.options)
+    exam, sight = open_exam(dialogue_model(cell), out), from_json(Sight, cell.options)
     examiner = exam.examiner(sight)
     queries_QD, relevant_QN = examiner.queries(exam.questions), examiner.relevant(exam.questions)
     rows_QK = shown_rows(examiner, exam=exam, sight=sight, queries_QD=queries_QD)
@@ -97,6 +97,12 @@ def measure_answers(cell: Cell, out: Path) -> Outcome:
         samples=_by_subject(texts, questions=exam.questions),
         examples=_examples(texts, exam=exam, rows_QK=rows_QK),
     )
+
+
+def dialogue_model(cell: Cell) -> Model:
+    """The cell's model, which is one of dialogues."""
+    assert isinstance(cell.model, Model), "only a model of dialogues answers questions"
+    return cell.model
 
 
 @functools.lru_cache(maxsize=_KEPT_EXAMS)
@@ -174,12 +180,13 @@ def _examples(texts: Sequence[str], *, exam: Exam, rows_QK: Rows) -> list[dict[s
             "answer": texts[row],
             "expected": exam.questions[row].answer,
             "is_right": grade_answer(texts[row], exam.questions[row]),
-            "pictures": [_embedded(exam.corpus.pool[picture].path) for picture in rows_QK[row]],
+            "pictures": [embedded(exam.corpus.pool[picture].path) for picture in rows_QK[row]],
         }
         for row in spread(range(len(texts)), limit=_NUM_EXAMPLES)
     ]
 
 
-def _embedded(path: Path) -> str:
+def embedded(path: Path) -> str:
+    """The picture as a data URI, for pages that need no other file."""
     kind = "png" if path.suffix.lower() == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

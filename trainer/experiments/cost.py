@@ -22,7 +22,7 @@ from sightline.errors import SettingInvalid
 from sightline.models.config import CLIP
 from sightline.models.fusion import FusedMemory
 from sightline.models.generator import bart_config
-from trainer.experiments.answering import Exam, Sight, open_exam
+from trainer.experiments.answering import Exam, Sight, dialogue_model, open_exam
 from trainer.experiments.plan import Cell, Outcome
 from trainer.retrieval import nearest_pictures
 from trainer.store import Floats
@@ -46,7 +46,7 @@ def measure_cost(cell: Cell, out: Path) -> Outcome:
     torch.set_num_threads(1)
     name = str(cell.options["part"])
     with torch.inference_mode():
-        parts = _Parts(open_exam(cell.model, out))
+        parts = _Parts(open_exam(dialogue_model(cell), out))
         part_ms, plain_ms = _timed(parts.run(name), parts.run(TEXT_ONLY))
         ours, plain = (_weighed(parts.run(part), parts.weights(part)) for part in (name, TEXT_ONLY))
     metrics = {"latency_ms": part_ms, **ours, "latency_ratio": part_ms / plain_ms}

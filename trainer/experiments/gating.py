@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.evaluate import relevance
-from trainer.experiments.answering import Sight, measure_answers, open_exam
+from trainer.experiments.answering import Sight, dialogue_model, measure_answers, open_exam
 from trainer.experiments.plan import Cell, Outcome
 from trainer.experiments.training import running_config
 
@@ -17,7 +17,8 @@ def measure_gate(cell: Cell, out: Path) -> Outcome:
     The floor is set by one half of the held-out dialogues, and measured on the other.
     """
     answered, sight = measure_answers(cell, out), Sight(**cell.options)
-    exam, config = open_exam(cell.model, out), running_config(cell.model, out)
+    model = dialogue_model(cell)
+    exam, config = open_exam(model, out), running_config(model, out)
     scores = relevance(exam.built, corpus=exam.corpus, settings=config.evaluation, cache=config.run.root / "cache")
     return replace(answered, metrics=answered.metrics | _of(scores, sight=sight))
 

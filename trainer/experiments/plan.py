@@ -7,15 +7,44 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sightline
 from trainer.config import FitConfig, to_json
 
+_TRAINED = ("data", "model", "stage1", "stage2")
+
+
+class Trainable(Protocol):
+    """What is trained once, whichever cells ask for it; keys of caches."""
+
+    def __hash__(self) -> int:
+        """Equal for equal models."""
+
+    @property
+    def digest(self) -> str:
+        """The name that its weights are kept by, 64 hex digits."""
+
+    @property
+    def parent(self) -> Trainable | None:
+        """What must have been trained before."""
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that it is made of, by section, JSON values: for people who open the file of a cell."""
+
+    @property
+    def measured_by(self) -> Mapping[str, Any]:
+        """Settings of its own that decide what a measurement comes to, JSON values."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model to train, once, whichever cells ask for it."""
+    """A model of dialogues and pictures to train."""
 
     config: FitConfig
     """All that decides its weights; where it runs does not."""
@@ -27,10 +56,25 @@ class Model:
     @property
     def digest(self) -> str:
         """The name that its weights are kept by, 64 hex digits."""
-        parts = {name: to_json(getattr(self.config, name)) for name in ("data", "model", "stage1", "stage2")}
+        parts = {name: to_json(getattr(self.config, name)) for name in _TRAINED}
         parts["data"].pop("root")
         parent = self.parent.digest if self.parent else ""
-        return _digest([sightline.__version__, self.data_digest, parts, self.config.seed, parent])
+        return digest_of([sightline.__version__, self.data_digest, parts, self.config.seed, parent])
+
+    @property
+    def seed(self) -> int:
+        """That of its configuration."""
+        return self.config.seed
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Data, model, stages and evaluation."""
+        return {name: to_json(getattr(self.config, name)) for name in (*_TRAINED, "evaluation")}
+
+    @property
+    def measured_by(self) -> Mapping[str, Any]:
+        """How many questions are asked, and how."""
+        return to_json(self.config.evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +84,7 @@ class Cell:
     experiment: str
     name: str
     seed: int
-    model: Model
+    model: Trainable
     options: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that the measure reads."""
     measure: Callable[[Cell, Path], Outcome]
@@ -51,8 +95,8 @@ class Cell:
     @property
     def digest(self) -> str:
         """The name that its outcome is kept by, 64 hex digits."""
-        evaluation = to_json(self.model.config.evaluation)
-        return _digest([self.model.digest, self.measure.__qualname__, dict(self.options), evaluation])
+        measured_by = dict(self.model.measured_by)
+        return digest_of([self.model.digest, self.measure.__qualname__, dict(self.options), measured_by])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,5 +156,6 @@ class Suite:
     """Sentences that the rows of the results give beyond the claims."""
 
 
-def _digest(parts: Any) -> str:
+def digest_of(parts: Any) -> str:
+    """A name for JSON values, 64 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

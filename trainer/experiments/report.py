@@ -12,6 +12,7 @@ from trainer.experiments.charts import chart
 from trainer.experiments.plan import Cell, Suite
 from trainer.experiments.results import ALPHA, Outcomes, Row, Verdict
 
+_SHOWN_FIRST = ("relevance", "systems")
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -45,18 +46,19 @@ def example_dialogues(cells: Sequence[Cell], outcomes: Outcomes) -> list[dict[st
     """The examples of the first seed's cells side by side: each question once, with every cell's answer to it.
 
     Cells that ask the same model nothing new add nothing: an experiment named
-    `relevance` is shown, else the first that kept examples.
+    `relevance` or `systems` is shown, else the first that kept examples.
     """
     kept = [cell for cell in cells if outcomes[cell.digest].examples]
     if not kept:
         return []
     kept = [cell for cell in kept if cell.seed == kept[0].seed]
-    chosen = "relevance" if any(cell.experiment == "relevance" for cell in kept) else kept[0].experiment
+    chosen = next((cell.experiment for cell in kept if cell.experiment in _SHOWN_FIRST), kept[0].experiment)
     dialogues: dict[str, dict[str, Any]] = {}
     for cell in (cell for cell in kept if cell.experiment == chosen):
         for example in outcomes[cell.digest].examples:
             dialogue = dialogues.setdefault(
-                example["id"], {"turns": example["turns"], "expected": example["expected"], "answers": []}
+                example["id"],
+                {name: example.get(name, "") for name in ("turns", "asked_with", "expected")} | {"answers": []},
             )
             dialogue["answers"].append({"cell": cell.name, **example})
     return list(dialogues.values())

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import to_json
 from trainer.experiments.plan import Cell, Claim, Outcome, Suite
 from trainer.experiments.significance import holm, sign_flip_p
 
@@ -97,15 +96,13 @@ def verdicts(suite: Suite, cells: Sequence[Cell], outcomes: Outcomes) -> list[Ve
 
 
 def _described(cell: Cell) -> dict[str, Any]:
-    config = cell.model.config
-    settings = {name: to_json(getattr(config, name)) for name in ("data", "model", "stage1", "stage2", "evaluation")}
     return {
         "digest": cell.digest,
         "model": cell.model.digest,
         "seed": cell.seed,
         "measure": cell.measure.__qualname__,
         "options": dict(cell.options),
-        "settings": settings,
+        "settings": dict(cell.model.settings),
     }
 
 

@@ -17,7 +17,9 @@ from sightline.errors import UsageError
 from sightline.settings import nearest
 from trainer.config import DataSettings, FitConfig
 from trainer.data import load_corpus
-from trainer.experiments.plan import Cell, Model, Suite
+from trainer.experiments.composed import COMPOSED
+from trainer.experiments.composers import ComposerModel, train_composer_model
+from trainer.experiments.plan import Cell, Suite, Trainable
 from trainer.experiments.report import example_dialogues, write_report
 from trainer.experiments.results import (
     Verdict,
@@ -34,7 +36,7 @@ from trainer.experiments.zrigf import ZRIGF
 from trainer.overrides import apply_overrides
 from trainer.recipes import recipe
 
-SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (ZRIGF,)}
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (ZRIGF, COMPOSED)}
 """Every suite by name."""
 _ANNOTATED = Path("dialogues_annotated.jsonl")
 
@@ -102,7 +104,7 @@ def complete_cells(planned: Sequence[Cell], out: Path) -> list[Cell]:
 def missing_tasks(cells: Sequence[Cell], out: Path) -> list[Task]:
     """The trainings and measurements that `out` does not hold, each once, with what they wait for."""
     missing = {cell.digest: cell for cell in cells if not cell_path(cell, out).exists()}
-    models: dict[str, Model] = {}
+    models: dict[str, Trainable] = {}
     for cell in missing.values():
         _collect(cell.model, out=out, into=models)
     trainings = [_training(model, out) for model in models.values()]
@@ -182,7 +184,7 @@ def _with_world(config: FitConfig, *, out: Path) -> FitConfig:
     return replace(config, data=data)
 
 
-def _collect(model: Model, *, out: Path, into: dict[str, Model]) -> None:
+def _collect(model: Trainable, *, out: Path, into: dict[str, Trainable]) -> None:
     if is_trained(model, out) or model.digest in into:
         return
     if model.parent:
@@ -190,9 +192,10 @@ def _collect(model: Model, *, out: Path, into: dict[str, Model]) -> None:
     into[model.digest] = model
 
 
-def _training(model: Model, out: Path) -> Task:
+def _training(model: Trainable, out: Path) -> Task:
     needs = (model.parent.digest,) if model.parent else ()
-    return Task(key=model.digest, needs=needs, function=train_model, arguments=(model, out))
+    function = train_composer_model if isinstance(model, ComposerModel) else train_model
+    return Task(key=model.digest, needs=needs, function=function, arguments=(model, out))
 
 
 def _measuring(cell: Cell, out: Path, *, after: tuple[str, ...] = ()) -> Task:
@@ -218,10 +221,10 @@ class _Ticker:
 
     def __init__(self, progress: Progress, tasks: Sequence[Task]) -> None:
         self._progress = progress
-        kinds = {"trained": train_model, "measured": measure_cell}
+        kinds = {"trained": (train_model, train_composer_model), "measured": (measure_cell,)}
         self._bar_of: dict[str, TaskID] = {}
-        for name, function in kinds.items():
-            own = [task.key for task in tasks if task.function is function]
+        for name, functions in kinds.items():
+            own = [task.key for task in tasks if task.function in functions]
             self._bar_of |= dict.fromkeys(own, progress.add_task(name, total=len(own)))
 
     def __call__(self, key: str) -> None:

@@ -10,11 +10,11 @@ from trainer.architecture import Built, build
 from trainer.checkpoint import Position, adopt_weights, read_weights
 from trainer.config import FitConfig
 from trainer.data import load_corpus, training_record
-from trainer.experiments.plan import Model
+from trainer.experiments.plan import Model, Trainable
 from trainer.journal import JOURNAL, STAGES
 from trainer.loop import train
 from trainer.reporting import LocalReporter
-from trainer.runs import run_folder
+from trainer.runs import AnyConfig, run_folder
 
 _WEIGHTS = "model.safetensors"
 
@@ -34,15 +34,15 @@ def train_model(model: Model, out: Path) -> None:
         parent = weights_folder(model.parent, out)
         reporter.save(lambda folder: adopt_weights(parent, into=folder, position=position), stage="", step=0, loss=0.0)
     train(config, reporter=reporter)
-    _keep(config, reporter=reporter, folder=weights_folder(model, out))
+    keep_run(config, reporter=reporter, folder=weights_folder(model, out))
 
 
-def is_trained(model: Model, out: Path) -> bool:
+def is_trained(model: Trainable, out: Path) -> bool:
     """True if `out` holds the weights of `model`."""
     return weights_folder(model, out).is_dir()
 
 
-def weights_folder(model: Model, out: Path) -> Path:
+def weights_folder(model: Trainable, out: Path) -> Path:
     """Where the weights of `model` are kept, with the journal of their training."""
     return out / "models" / model.digest
 
@@ -64,7 +64,8 @@ def running_config(model: Model, out: Path) -> FitConfig:
     return replace(model.config, run=run)
 
 
-def _keep(config: FitConfig, *, reporter: LocalReporter, folder: Path) -> None:
+def keep_run(config: AnyConfig, *, reporter: LocalReporter, folder: Path) -> None:
+    """Keep weights and journal of a finished run as `folder`, and drop the rest of it."""
     checkpoint = reporter.restore()
     assert checkpoint is not None, "a finished run has a checkpoint"
     partial = folder.with_name(f"{folder.name}.partial")

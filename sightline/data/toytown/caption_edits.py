@@ -67,6 +67,14 @@ def tells(caption: str, scene: Scene) -> set[str]:
     return {name for name, said in phrases.items() if any(phrase in caption for phrase in said)}
 
 
+def whole_caption(scene: Scene, *, rng: random.Random) -> str:
+    """A caption of a scene without a subject that leaves out neither hour nor weather."""
+    caption = ordinary_caption(scene, rng=rng)
+    while len(tells(caption, scene)) < 2:
+        caption = ordinary_caption(scene, rng=rng)
+    return caption
+
+
 def _changes(
     scene: Scene, *, per_type: int, taken: Collection[tuple[str, str]], rng: random.Random
 ) -> Iterator[Change]:

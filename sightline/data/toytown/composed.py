@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
+from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.lines import read_json, write_json, write_lines
 from sightline.data.pools import PoolImage, write_pool
-from sightline.data.toytown.caption_edits import caption_edits
+from sightline.data.toytown.caption_edits import caption_edits, whole_caption
 from sightline.data.toytown.ceilings import ceilings
 from sightline.data.toytown.changes import HeldOut, held_out_of, told_facts
 from sightline.data.toytown.edit_words import TEMPLATES
@@ -20,6 +22,7 @@ from sightline.data.toytown.families import (
     QUERIES_PER_FAMILY,
     ComposedQuery,
     ComposedSplit,
+    GalleryScene,
     make_split,
 )
 from sightline.data.toytown.plan import PlannedScene
@@ -70,7 +73,8 @@ def write_composed(
     """A folder `composed` in the Toytown at `root`; the same world and arguments write the same bytes.
 
     `images/`, `gallery_{val,test}.jsonl`, `queries_{val,test}.jsonl` (read as triplets;
-    exactly one right answer each), `probes.jsonl` about the test gallery,
+    exactly one right answer each), `captions_{val,test}.jsonl` that tell every fact of
+    the galleries' pictures, for ceilings alone, `probes.jsonl` about the test gallery,
     `edits_{train,val}.jsonl` from captioned pictures of the world's `train` and `val`
     (up to `edits_per_type` of each type and picture), `ceilings.json`, `facts.json`. The
     validation gallery is as large for its queries as the test gallery for its own.
@@ -153,13 +157,25 @@ def _write_splits(out: Path, *, plan: ComposedPlan) -> dict[str, int]:
     lines: dict[str, int] = {}
     for split in plan.splits:
         gallery, queries = f"gallery_{split.name}.jsonl", f"queries_{split.name}.jsonl"
-        pool = (
-            PoolImage(image_id=item.image_id, path=out / "images" / f"{item.image_id}.png") for item in split.gallery
-        )
+        pool = (PoolImage(image_id=item.image_id, path=_picture(out, item)) for item in split.gallery)
         lines[gallery] = write_pool(out / gallery, pool)
+        lines |= _write_captions(out, split=split, seed=plan.world.seed)
         lines[queries] = write_lines(out / queries, (query_row(query) for query in split.queries))
     probes = probe_rows(plan.splits[-1], seed=plan.world.seed)
     return lines | {"probes.jsonl": write_lines(out / "probes.jsonl", probes)}
+
+
+def _write_captions(out: Path, *, split: ComposedSplit, seed: int) -> dict[str, int]:
+    rng, name = random.Random(f"captions of {split.name} {seed}"), f"captions_{split.name}.jsonl"
+    captions = (
+        CaptionRecord(image_id=item.image_id, path=_picture(out, item), caption=whole_caption(item.scene, rng=rng))
+        for item in split.gallery
+    )
+    return {name: write_captions(out / name, captions)}
+
+
+def _picture(out: Path, item: GalleryScene) -> Path:
+    return out / "images" / f"{item.image_id}.png"
 
 
 def query_row(query: ComposedQuery) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""The experiments on composed retrieval: which cells there are, what they share, and one run of all systems."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sightline.data.toytown import write_composed, write_toytown
+from trainer.config import EvaluationSettings, FitConfig
+from trainer.experiments.composed import COMPOSED, SUM_WEIGHTS
+from trainer.experiments.composers import ComposerModel
+from trainer.experiments.plan import Cell
+from trainer.experiments.run import Order, planned_cells, run_experiments
+from trainer.recipes import recipe
+
+SYSTEMS = [
+    *("random", "image-only", "text-only", *(f"sum-{weight}" for weight in SUM_WEIGHTS), "slerp", "caption-that"),
+    *("pic2word", "searle", "stage1", "full", "stage1-text-reference", "oracle"),
+]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of experiments whose world is there already, small."""
+    folder = tmp_path_factory.mktemp("composed")
+    root = folder / "worlds" / "toytown-800-0"
+    write_toytown(root, scenes=800, seed=0)
+    write_composed(root, queries=24, gallery=60, val_queries=12, edits_per_type=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(out: Path) -> FitConfig:
+    """The quick recipe with two steps of stage 1."""
+    quick = recipe(COMPOSED.quick_recipe)
+    return replace(
+        quick,
+        data=replace(quick.data, root=out / "worlds" / "toytown-800-0", scenes=800),
+        stage1=replace(quick.stage1, steps=2, batch_size=8),
+        evaluation=EvaluationSettings(max_questions=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def cells(base: FitConfig, out: Path) -> list[Cell]:
+    return planned_cells(COMPOSED, base, order=Order(out=out, seeds=(0,)))
+
+
+@pytest.mark.slow
+def test_every_claim_is_about_cells_that_there_are(cells: list[Cell]) -> None:
+    known = {(cell.experiment, cell.name) for cell in cells}
+    asked = {(claim.experiment, name) for claim in COMPOSED.claims for name in (claim.better, claim.worse)}
+    assert asked <= known
+    assert [cell.name for cell in cells if cell.experiment == "systems"] == SYSTEMS
+
+
+@pytest.mark.slow
+def test_stage_one_is_trained_once_for_all_that_share_it(cells: list[Cell]) -> None:
+    parts = [cell.model for cell in cells if cell.experiment in {"parts", "edits"}]
+    first = {model.parent.digest for model in parts if isinstance(model.parent, ComposerModel)}
+    assert len(first) == 1
+    assert first == {cell.model.digest for cell in cells if cell.name == "stage1"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_all_systems_run_and_are_not_run_again(base: FitConfig, out: Path) -> None:
+    order = Order(out=out, is_local=True, seeds=(0,), only="systems")
+    run_experiments(COMPOSED, base=base, order=order, console=Console(quiet=True))
+    rows = json.loads((out / "results.json").read_text())
+    found = {row["cell"]: row["mean"] for row in rows if row["metric"] == "map_at_10"}
+    assert list(found) == SYSTEMS
+    assert all(0.0 <= value <= 1.0 for value in found.values())
+    text = io.StringIO()
+    run_experiments(COMPOSED, base=base, order=order, console=Console(file=text, width=120))
+    assert " 0 tasks to run" in text.getvalue()
+    assert "found in place" in (out / "report.html").read_text()

@@ -1,0 +1,274 @@
+"""The experiments on composed retrieval: every system side by side, what each part of ours adds, who writes its edits.
+
+Ours is MoTaDual-style (arXiv 2410.23736), not a reproduction. The prototype that the settings come from, and what is
+known of the paper, stands in docs/composed-retrieval.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sightline.data.captions import CaptionRecord
+from trainer.composing.config import AlignmentSettings, ComposeConfig, ComposedDataSettings, InversionSettings
+from trainer.composing.data import load_composed_corpus
+from trainer.composing.recipes import TOYTOWN_COMPOSED
+from trainer.config import FitConfig, GenerativeSettings, flatten
+from trainer.experiments.composers import ComposerModel
+from trainer.experiments.finding import CAPTION_THAT, MAIN, ORACLE, TEXT_REFERENCE, Search, measure_search
+from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite, Trainable
+from trainer.overrides import replace_nested
+from trainer.recipes import TOYTOWN_TINY
+from trainer.triplets.ledger import Ledger
+from trainer.triplets.planning import plan
+from trainer.triplets.rules import RuleGenerator
+from trainer.triplets.run import run
+from trainer.triplets.similarity import clip_token_count
+
+SUM_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_NO_STAGE_TWO = {"alignment.steps": 0}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "pic2word": {"inversion.method": "pic2word", "inversion.dropout": 0.1, **_NO_STAGE_TWO},
+    "searle": {"inversion.method": "searle", **_NO_STAGE_TWO},
+    "stage1": _NO_STAGE_TWO,
+    "full": {},
+}
+"""Systems with a phi of their own; `full` is the recipe."""
+_PLAIN = {"alignment.text_side": "none", "alignment.picture_side": "none"}
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "stage1": _NO_STAGE_TWO,
+    "text prompts": {"alignment.picture_side": "none", "alignment.phi_rate": 0.0},
+    "adapter": {"alignment.text_side": "none", "alignment.phi_rate": 0.0},
+    "deep picture prompts": {
+        "alignment.text_side": "none",
+        "alignment.picture_side": "deep",
+        "alignment.phi_rate": 0.0,
+    },
+    "text prompts + adapter": {"alignment.phi_rate": 0.0},
+    "text + deep prompts": {"alignment.picture_side": "deep", "alignment.phi_rate": 0.0},
+    "coupled prompts": {
+        "alignment.picture_side": "deep",
+        "alignment.coupling": "linear",
+        "alignment.phi_rate": 0.0,
+    },
+    "phi": _PLAIN,
+    "full": {},
+    "full, 4 experts": {"alignment.num_experts": 4},
+    "full, by entropy": {"alignment.weighs_by_entropy": True},
+    "full, no reference pairs": {"alignment.has_reference_pairs": False},
+    "full, from captions": {"alignment.reference": "caption"},
+}
+"""What stage 2 trains, and how."""
+NOISES: Mapping[str, Mapping[str, Any]] = {
+    "no noise": {"inversion.noise_scale": 0.0, **_NO_STAGE_TWO},
+    "noise 1": _NO_STAGE_TWO,
+    "noise 2": {"inversion.noise_scale": 2.0, **_NO_STAGE_TWO},
+}
+_RULES = "edits_rules_{part}.jsonl"
+_SHOWN = (MAIN, "recall_at_1", f"held_out_{MAIN}")
+
+
+def composed_cells(base: FitConfig, data_digest: str) -> list[Cell]:
+    """Every cell of all experiments for one seed, that of `base`, on the towers of its stage 1."""
+    towers = Model(config=replace(base, stage2=GenerativeSettings(steps=0)), data_digest=data_digest)
+    composers = _Composers(towers, steps_share=_share_of(base))
+    return [*_systems(towers, composers), *_parts(composers), *_edits(composers), *_noise(composers)]
+
+
+class _Composers:
+    """Composers of one seed on one pair of towers."""
+
+    def __init__(self, towers: Model, *, steps_share: float) -> None:
+        self._towers = towers
+        data = ComposedDataSettings(root=towers.config.data.root)
+        base = replace(TOYTOWN_COMPOSED, seed=towers.config.seed, data=data, speed=towers.config.speed)
+        whole = {name: flatten(base)[name][1] for name in _LENGTHS}
+        shorter = {name: max(1, round(steps_share * steps)) for name, steps in whole.items()}
+        self._base: ComposeConfig = replace_nested(base, values=shorter)
+        self._digest = load_composed_corpus(data).digest
+
+    def changed(self, values: Mapping[str, Any]) -> ComposerModel:
+        """The recipe with settings changed; its stage 1 is a model of its own, trained once for all that share it."""
+        config = replace_nested(self._base, values=values)
+        stage_one = replace(config, alignment=AlignmentSettings(steps=0))
+        first = ComposerModel(config=stage_one, data_digest=self._digest, parent=self._towers)
+        return self._aligned(config, first=first, data_digest=self._digest) if config.alignment.steps else first
+
+    def by_rules(self) -> ComposerModel:
+        """The recipe, taught by edits that rules wrote about the captions."""
+        root = self._base.data.root
+        for part in ("train", "val"):
+            _write_by_rules(root, part=part)
+        train, val = (Path("composed") / _RULES.format(part=part) for part in ("train", "val"))
+        data = replace(self._base.data, edits_train=train, edits_val=val)
+        config, first = replace(self._base, data=data), self.changed(_NO_STAGE_TWO)
+        return self._aligned(config, first=first, data_digest=load_composed_corpus(data).digest)
+
+    def _aligned(self, config: ComposeConfig, *, first: ComposerModel, data_digest: str) -> ComposerModel:
+        alone = replace(config, inversion=InversionSettings(steps=0))
+        return ComposerModel(config=alone, data_digest=data_digest, parent=first)
+
+
+_LENGTHS = ("inversion.steps", "inversion.optimisation_steps", "alignment.steps")
+
+
+def _share_of(base: FitConfig) -> float:
+    """How long composers train, as a share of their recipe: as much as their towers do of theirs."""
+    return min(1.0, base.stage1.steps / TOYTOWN_TINY.stage1.steps)
+
+
+def _cell(experiment: str, name: str, model: Trainable, **search: Any) -> Cell:
+    options = asdict(Search(**search))
+    return Cell(experiment=experiment, name=name, seed=model.seed, model=model, measure=measure_search, options=options)
+
+
+def _systems(towers: Model, composers: _Composers) -> list[Cell]:
+    plain = {"random": "random", "image-only": "image", "text-only": "text"}
+    cells = [
+        _cell("systems", name, towers, system=system, weight=float(towers.seed) if system == "random" else 0.0)
+        for name, system in plain.items()
+    ]
+    cells += [_cell("systems", f"sum-{weight}", towers, system="sum", weight=weight) for weight in SUM_WEIGHTS]
+    cells.append(_cell("systems", "slerp", towers, system="slerp", weight=0.5))
+    cells.append(_cell("systems", CAPTION_THAT, towers, system=CAPTION_THAT))
+    cells += [_cell("systems", name, composers.changed(values)) for name, values in METHODS.items()]
+    stage_one = composers.changed(_NO_STAGE_TWO)
+    cells.append(_cell("systems", "stage1-text-reference", stage_one, system=TEXT_REFERENCE))
+    return [*cells, _cell("systems", ORACLE, towers, system=ORACLE)]
+
+
+def _parts(composers: _Composers) -> list[Cell]:
+    return [_cell("parts", name, composers.changed(values)) for name, values in PARTS.items()]
+
+
+def _edits(composers: _Composers) -> list[Cell]:
+    return [
+        _cell("edits", "from facts", composers.changed({})),
+        _cell("edits", "by rules", composers.by_rules()),
+        _cell("edits", "none", composers.changed(_NO_STAGE_TWO)),
+    ]
+
+
+def _noise(composers: _Composers) -> list[Cell]:
+    return [_cell("noise", name, composers.changed(values)) for name, values in NOISES.items()]
+
+
+def _write_by_rules(root: Path, *, part: str) -> None:
+    """Edits of the captions that name no subject, written once; held-out templates for validation."""
+    path = root / "composed" / _RULES.format(part=part)
+    if path.exists():
+        return
+    corpus = load_composed_corpus(ComposedDataSettings(root=root))
+    captions = corpus.captions_train if part == "train" else corpus.captions_val
+    known = {edit.image_id for edit in (corpus.edits_train if part == "train" else corpus.edits_val)}
+    records: list[CaptionRecord] = [record for record in captions if record.image_id in known]
+    generator = RuleGenerator((record.caption for record in records), seed=0, is_held_out=part == "val")
+    asks, _ = plan(records, generator, edits_per_caption=3, edit_types=_RULE_TYPES)
+    partial = path.with_name(f"{path.stem}.partial.jsonl")
+    with closing(Ledger(partial, name=generator.name, about={}, notes={})) as ledger:
+        run(asks, generator, ledger=ledger, count_tokens=clip_token_count, band=None, on_settled=lambda: None)
+    partial.rename(path)
+
+
+_RULE_TYPES = ("add", "remove", "replace", "attribute", "count", "background")
+
+
+def composed_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The best plain sum, and how much of the two discrepancies each stage closes."""
+    means = {(row["experiment"], row["cell"]): row["mean"] for row in rows if row["metric"] == MAIN}
+    sums = {weight: mean for weight in SUM_WEIGHTS if (mean := means.get(("systems", f"sum-{weight}"))) is not None}
+    if not sums or ("systems", ORACLE) not in means:
+        return []
+    best = max(sums, key=lambda weight: sums[weight])
+    at = {name: means["systems", name] for name in ("stage1", "stage1-text-reference", "full", ORACLE)}
+    return [
+        f"The best plain sum has text weight {best} ({sums[best]:.3f}), chosen on the test queries themselves.",
+        f"Task discrepancy: {at[ORACLE]:.3f} with the target's caption, {at['stage1-text-reference']:.3f} when the "
+        f"reference's caption passes through the sentence: {at[ORACLE] - at['stage1-text-reference']:.3f}.",
+        f"Modality discrepancy: {at['stage1-text-reference']:.3f} from captions, {at['stage1']:.3f} from pictures: "
+        f"{at['stage1-text-reference'] - at['stage1']:.3f}.",
+        f"Stage 2 closes {at['full'] - at['stage1']:.3f} of {at[ORACLE] - at['stage1']:.3f}.",
+    ]
+
+
+_EXPERIMENTS = (
+    Experiment(
+        name="systems",
+        title="Which system finds the picture that is meant",
+        question="600 queries of a picture and a sentence over 1,200 pictures, one right answer each, the reference "
+        "left out. Towers alone: chance, the picture, the sentence, both summed (the text's weight behind the dash), "
+        "on the arc between them, or a caption with the sentence. stage1-text-reference is told the reference's "
+        "caption, oracle the target's: nobody could be, they are ceilings.",
+        metrics=(*_SHOWN, "negation_without_map_at_10", "paraphrase_agreement"),
+    ),
+    Experiment(
+        name="parts",
+        title="What each part of stage 2 is worth",
+        question="The same stage 1, then different parts trained on the same edits for as many steps.",
+        metrics=_SHOWN,
+    ),
+    Experiment(
+        name="edits",
+        title="What writes the edits",
+        question="Edits from the world's facts, as good as any could be; by rules that read captions alone; none.",
+        metrics=_SHOWN,
+    ),
+    Experiment(
+        name="noise",
+        title="Noise on captions in stage 1",
+        question="Stage 1 alone with noise of 0, 1 and 2 times the encoder's own spread.",
+        metrics=_SHOWN,
+    ),
+)
+
+_BASELINES = (
+    *("random", "image-only", "text-only", *(f"sum-{weight}" for weight in SUM_WEIGHTS), "slerp"),
+    *("pic2word", "searle", "stage1-text-reference"),
+)
+
+_CLAIMS = (
+    Claim(
+        experiment="systems",
+        better="full",
+        worse="stage1",
+        margin=0.1,
+        text="Dual alignment is worth more than 10 points over stage 1.",
+    ),
+    *(
+        Claim(experiment="systems", better="full", worse=worse, margin=0.05, text=f"It beats {worse} by 5 points.")
+        for worse in _BASELINES
+    ),
+    Claim(experiment="systems", better=ORACLE, worse="full", text="The target's caption is a ceiling."),
+    Claim(experiment="parts", better="text prompts", worse="stage1", text="Text prompts help."),
+    Claim(experiment="parts", better="adapter", worse="stage1", text="The adapter helps."),
+    Claim(
+        experiment="parts",
+        better="text prompts + adapter",
+        worse="adapter",
+        text="Text prompts help beside the adapter.",
+    ),
+    Claim(experiment="parts", better="full", worse="phi", text="Prompts and adapter help beside a tuned phi."),
+    Claim(experiment="parts", better="full, 4 experts", worse="full", text="Experts help."),
+    Claim(experiment="parts", better="full, by entropy", worse="full", text="Weighing by entropy helps."),
+    Claim(experiment="parts", better="full", worse="full, no reference pairs", text="Reference pairs help."),
+    Claim(experiment="parts", better="full", worse="full, from captions", text="References as pictures help."),
+    Claim(experiment="edits", better="by rules", worse="none", text="Edits by rules help."),
+    Claim(experiment="edits", better="from facts", worse="by rules", text="Better edits help."),
+    Claim(experiment="noise", better="noise 1", worse="no noise", text="Noise helps stage 1."),
+)
+
+COMPOSED = Suite(
+    name="composed",
+    title="What a picture and a sentence find, and what each part of the composer adds to that",
+    metric=MAIN,
+    unit="families of scenes",
+    experiments=_EXPERIMENTS,
+    claims=_CLAIMS,
+    recipe="toytown-tiny",
+    quick_recipe="toytown-quick",
+    cells=composed_cells,
+    notes=composed_notes,
+)

@@ -1,0 +1,206 @@
+"""Composed queries put to a system: what of the right pictures it finds, and which it finds instead."""
+
+# Axes: Q queries, N pictures of the gallery, D embedding width.
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sightline.data.captions import read_captions
+from sightline.data.lines import read_lines
+from sightline.metrics import average_precision_at
+from sightline.models.encoder_model import EncoderModel
+from sightline.models.release import encoder_of, load_model
+from trainer.benchmarks import triplets
+from trainer.benchmarks.annotations import Files
+from trainer.benchmarks.baselines import (
+    PLAIN,
+    TowerBaseline,
+    chance,
+    image_only,
+    slerp,
+    text_only,
+    weighted_sum,
+)
+from trainer.benchmarks.composer import ComposerSystem
+from trainer.benchmarks.features import encode_pictures
+from trainer.benchmarks.protocol import ComposedEncoder, Floats, Task
+from trainer.benchmarks.ranking import Ranked, rank_task
+from trainer.benchmarks.run import query_vectors
+from trainer.config import from_json
+from trainer.evaluate import spread
+from trainer.experiments.answering import embedded
+from trainer.experiments.composers import ComposerModel, release_of, trained_composer
+from trainer.experiments.plan import Cell, Model, Outcome, Trainable
+
+MAIN = "map_at_10"
+TEXT_REFERENCE, CAPTION_THAT, ORACLE, COMPOSED = "text-reference", "caption-that", "oracle", "composed"
+_CAPTIONED = (TEXT_REFERENCE, CAPTION_THAT, ORACLE)
+_TOWERS: Mapping[str, Callable[[float], Any]] = {
+    "random": lambda seed: chance(int(seed)),
+    "image": lambda _: image_only,
+    "text": lambda _: text_only,
+    "sum": weighted_sum,
+    "slerp": slerp,
+}
+_NUM_EXAMPLES, _NUM_SHOWN = 8, 6
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a cell searches."""
+
+    system: str = COMPOSED
+    """`composed`; one of the towers' own: `random`, `image`, `text`, `sum`, `slerp`; or one that is told a caption:
+    `text-reference` (the composer, given the reference's caption for its picture), `caption-that` (towers alone, given
+    "{the reference's caption} that {edit}"), `oracle` (towers alone, given the target's caption)."""
+    weight: float = 0.0
+    """Share of the text, of `sum` and `slerp`; the seed of `random`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hall:
+    """A gallery, encoded, with what is asked of it."""
+
+    encoder: EncoderModel
+    root: Path
+    task: Task
+    pictures_ND: Floats
+    rows: Sequence[Mapping[str, Any]]
+    """Of each query what its file says beyond the triplet."""
+    captions: Mapping[str, str]
+    """A caption of each picture that tells every fact of it."""
+
+
+def measure_search(cell: Cell, out: Path) -> Outcome:
+    """mAP@10 and recall of the cell's system, by edit, of held-out combinations, and on the probes."""
+    torch.set_num_threads(1)
+    search = from_json(Search, cell.options)
+    metrics: dict[str, float] = {}
+    hall = open_hall(cell.model, out, name="queries_test.jsonl")
+    ranked = _ranked(hall, search=search)
+    metrics |= _scores(ranked) | _by_group(ranked, rows=hall.rows)
+    if (hall.root / "probes.jsonl").exists():
+        probes = open_hall(cell.model, out, name="probes.jsonl")
+        metrics |= _of_probes(_ranked(probes, search=search), rows=probes.rows)
+    return Outcome(metrics=metrics, samples=_by_family(ranked, rows=hall.rows), examples=_examples(ranked, hall=hall))
+
+
+@functools.lru_cache(maxsize=4)
+def open_hall(model: Trainable, out: Path, *, name: str) -> Hall:
+    """The gallery of the world's test queries, or of the probes about them, as the model's towers see it."""
+    encoder, root = _opened(model, out)
+    (task,) = triplets.read(Files(annotations=root / name, images=root / "gallery_test.jsonl", split="test")).tasks
+    parts = [task.pictures[start : start + _CHUNK] for start in range(0, len(task.pictures), _CHUNK)]
+    towers = _towers(encoder, search=Search(system="image"))
+    return Hall(
+        encoder=encoder,
+        root=root,
+        task=task,
+        pictures_ND=np.concatenate([encode_pictures(towers, part) for part in parts]),
+        rows=read_lines(root / name, parse=lambda row: row),
+        captions={record.image_id: record.caption for record in read_captions(root / "captions_test.jsonl")},
+    )
+
+
+def _opened(model: Trainable, out: Path) -> tuple[EncoderModel, Path]:
+    """(the towers of a trained model, with its composer if it is one; the folder of composed queries)."""
+    if isinstance(model, ComposerModel):
+        loaded, composer = trained_composer(model, out)
+        return encoder_of(loaded, composer=composer), _folder(model.towers)
+    assert isinstance(model, Model), "only towers and composers search"
+    return encoder_of(load_model(release_of(model, out))), _folder(model)
+
+
+def _folder(towers: Model) -> Path:
+    return towers.config.data.root / "composed"
+
+
+def _ranked(hall: Hall, *, search: Search) -> list[Ranked]:
+    queries_QD = _queries(hall, search=search)
+    return rank_task(hall.task, score=lambda part: queries_QD[part] @ hall.pictures_ND.T, num_best=_NUM_SHOWN)
+
+
+def _queries(hall: Hall, *, search: Search) -> Floats:
+    if search.system in _CAPTIONED:
+        return _told(hall, system=search.system)
+    encoder = ComposerSystem(hall.encoder) if search.system == COMPOSED else _towers(hall.encoder, search=search)
+    return query_vectors(encoder, hall.task, pictures=hall.pictures_ND, wording=PLAIN)
+
+
+def _towers(encoder: EncoderModel, *, search: Search) -> ComposedEncoder:
+    return TowerBaseline(encoder, system=search.system, combine=_TOWERS[search.system](search.weight))
+
+
+def _told(hall: Hall, *, system: str) -> Floats:
+    """Query vectors [Q, D] of systems that are told captions."""
+    queries, encoder = hall.task.queries, hall.encoder
+    if system == ORACLE:
+        return encoder.encode_texts([hall.captions[query.targets[0]] for query in queries])
+    references = [hall.captions[query.reference] for query in queries]
+    edits = [query.texts[0] for query in queries]
+    if system == CAPTION_THAT:
+        return encoder.encode_texts([f"{told} that {edit}" for told, edit in zip(references, edits, strict=True)])
+    return encoder.encode_composed(encoder.encode_texts(references), edits)
+
+
+def _scores(ranked: Sequence[Ranked]) -> dict[str, float]:
+    return triplets.scores({"triplets": ranked})["all"]
+
+
+def _precision(one: Ranked) -> float:
+    return average_precision_at(10, rank_R=one.relevant_rank_R)
+
+
+def _by_group(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """mAP@10 of each kind of edit, and of targets with combinations of facts that no training edit showed."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for one, row in zip(ranked, rows, strict=True):
+        groups[f"{row['edit_type']}_{MAIN}"].append(_precision(one))
+        groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(_precision(one))
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+
+
+def _of_probes(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """mAP@10 of each probe, and how often wordings of one edit have their right answer first, all or none of them."""
+    probes: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for one, row in zip(ranked, rows, strict=True):
+        probes[f"{row['probe']}_{MAIN}"].append(_precision(one))
+        if row["probe"] == "paraphrase":
+            groups[row["group"]].append(one.target_rank == 0)
+    agreeing = [len(set(firsts)) == 1 for firsts in groups.values()]
+    return {name: float(np.mean(values)) for name, values in sorted(probes.items())} | {
+        "paraphrase_agreement": float(np.mean(agreeing))
+    }
+
+
+def _by_family(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    families: dict[str, list[float]] = defaultdict(list)
+    for one, row in zip(ranked, rows, strict=True):
+        families[str(row["family"])].append(_precision(one))
+    return {name: float(np.mean(values)) for name, values in families.items()}
+
+
+def _examples(ranked: Sequence[Ranked], *, hall: Hall) -> list[dict[str, Any]]:
+    path_of = {picture.image_id: picture.image.path for picture in hall.task.pictures}
+    return [
+        {
+            "id": one.query.query_id,
+            "turns": [one.query.texts[0]],
+            "asked_with": embedded(path_of[one.query.reference]),
+            "answer": f"found in place {one.target_rank + 1}",
+            "expected": one.query.targets[0],
+            "is_right": one.target_rank == 0,
+            "pictures": [embedded(path_of[image_id]) for image_id in one.best],
+        }
+        for one in spread(ranked, limit=_NUM_EXAMPLES)
+    ]
