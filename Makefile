@@ -56,8 +56,7 @@ ARGS ?=
 .PHONY: test
 test: check ## The fast layer, then the slow and the end-to-end layer.
 	@$(PYTEST) -n 2 --dist loadfile -m "slow and not e2e and not gpu"
-	@$(PYTEST) -m "e2e and not gpu" tests/contract
-	@$(PYTEST) -m "e2e and not gpu" --ignore tests/contract
+	@$(PYTEST) -n 2 --dist loadfile -m "e2e and not gpu"
 
 .PHONY: demo
 demo: $(STAMP) ## Train, publish, serve, index, chat, hot-reload and measure; writes var/demo.

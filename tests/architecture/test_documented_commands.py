@@ -12,14 +12,18 @@ import typer.main
 
 from sightline.cli import app
 from tests.architecture.test_house import DOCUMENTS, ROOT, documented_commands, relative
-from trainer.__main__ import _parser
+from trainer.__main__ import _compose, _parser
+from trainer.composing.recipes import composed_recipe
 from trainer.experiments.run import Order, base_config, suite_named
 from trainer.overrides import apply_overrides
 from trainer.recipes import recipe
 
 TRAINER = re.compile(r"python3? (?:-m trainer|trainer/)(?= |$)(.*)")
 SIGHTLINE = re.compile(r"^(?:\S+=\S+ )*(?:\S*/)?sightline(?= )(.*)")
-SHOWN = ("README.md", "docs/train-your-own.md", "docs/metrics.md", "trainer/README.md", "examples/emoji/README.md")
+SHOWN = (
+    *("README.md", "docs/train-your-own.md", "docs/metrics.md", "docs/composed-retrieval.md"),
+    *("trainer/README.md", "examples/emoji/README.md"),
+)
 
 
 def calls(document: Path, *, pattern: re.Pattern[str]) -> list[list[str]]:
@@ -35,10 +39,11 @@ def take_by_trainer(words: list[str]) -> None:
         rest = tuple(settings[1:] if settings[:1] == ["--"] else settings)
         order = Order(out=Path(), is_quick=known.quick, only=known.only, seeds=(0,), is_local=True, settings=rest)
         base_config(suite_named(known.suite), order=order)
-    elif hasattr(known, "captions"):
-        assert settings == [], f"triplets has no option {settings[0]}"
+    elif hasattr(known, "captions") or hasattr(known, "benchmark"):
+        assert settings == [], f"no option {settings[0]}"
     elif known.recipe:
-        apply_overrides(recipe(known.recipe), arguments=settings)
+        find = composed_recipe if known.run is _compose else recipe
+        apply_overrides(find(known.recipe), arguments=settings)
 
 
 def take_by_sightline(words: list[str]) -> None:
@@ -79,6 +84,8 @@ def test_the_guides_show_commands_to_check(name: str) -> None:
         "fit folder --stage1.steps many",
         "evaluate stable --dialogs x",
         "triplets a.jsonl --out b.jsonl --seeed 1",
+        "compose toytown-tiny",
+        "compose toytown-composed --alignment.stepps 1",
     ],
 )
 def test_a_command_that_the_trainer_would_refuse_is_found(words: str) -> None:
