@@ -52,9 +52,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_has_nothing_to_do(tmp_path: Pat
     first = _run(tmp_path)
     assert "14 cells of 14 models" in first
     assert " 0 tasks to run" not in first
-    began = time.monotonic()
     assert " 0 tasks to run" in _run(tmp_path)
-    assert time.monotonic() - began < 60
     rows = json.loads((tmp_path / "results.json").read_text())
     cells = ["full", "no-tim", "no-tamim", "no-mf", "no-it", "no-stage1", "text-only"]
     assert [row["cell"] for row in rows if row["metric"] == "grounded_accuracy"] == cells
