@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -65,6 +66,12 @@ class Stages:
     """Being prepared."""
     forward: float = 0.0
     """In the forward pass, with the batch it shared."""
+
+    def __add__(self, later: Stages) -> Stages:
+        """The time of two rounds, one after the other."""
+        return Stages(
+            queue=self.queue + later.queue, decode=self.decode + later.decode, forward=self.forward + later.forward
+        )
 
 
 class ForwardLane:
@@ -205,13 +212,30 @@ class Batcher(Generic[GroupT, ItemT, ReadyT, ResultT]):
         of a call that is cancelled, be it by its deadline, are dropped before
         they cost work.
         """
-        self._admit(len(items))
+        with self.places(len(items)):
+            return await self.submit_placed(items, group=group)
+
+    @contextmanager
+    def places(self, count: int) -> Iterator[None]:
+        """Hold places for `count` items that `submit_placed` will bring, for a call that has other work before it.
+
+        Raises QueueFull or Draining at once, before that work was done; a drain
+        waits for who holds places.
+        """
+        self._admit(count)
+        try:
+            yield
+        finally:
+            self._give_back(count)
+
+    async def submit_placed(self, items: Sequence[ItemT], *, group: GroupT) -> tuple[list[ResultT], Stages]:
+        """As `submit`, for items whose places are held."""
         call = _Call([None] * len(items), len(items), asyncio.get_running_loop().create_future())
         try:
             self._enqueue(call, items, group=group)
             return call.results, await call.answered
         finally:
-            self._leave(call)
+            self._drop_missing(call)
 
     def _admit(self, count: int) -> None:
         if self._is_draining:
@@ -231,13 +255,15 @@ class Batcher(Generic[GroupT, ItemT, ReadyT, ResultT]):
             call.answered.set_result(Stages())
         self._pump()
 
-    def _leave(self, call: _Call) -> None:
+    def _drop_missing(self, call: _Call) -> None:
         if call.missing:
             call.answered.cancel()
             self._waiting = deque(job for job in self._waiting if not job.is_dropped)
             self._ready = [job for job in self._ready if not job.is_dropped]
             self._pump()
-        self._accepted -= len(call.results)
+
+    def _give_back(self, count: int) -> None:
+        self._accepted -= count
         if not self._accepted:
             self._is_empty.set()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -22,9 +23,10 @@ from PIL import Image
 
 from encoder_svc.batching import Batcher, Finished, ForwardLane, Stages
 from encoder_svc.cache import CacheKey, ResultCache
+from encoder_svc.composing import ComposedAsk, ComposedVector, ToCompose, answer, needs_of, seen_reference, to_compose
+from encoder_svc.pictures import Decoded, PictureVector, RefusedPicture, decode
 from encoder_svc.settings import EncoderSettings
-from sightline.data.pictures import decode_with_size
-from sightline.errors import SightlineError
+from sightline.errors import CapabilityMissing
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import load_encoder
 from sightline.registry import HotReloader, Loaded, Manifest, Registry, ReloadSettings, ReloadState
@@ -34,12 +36,7 @@ from sightline.registry import HotReloader, Loaded, Manifest, Registry, ReloadSe
 ResultT = TypeVar("ResultT")
 Release = Loaded[EncoderModel]
 Float32 = npt.NDArray[np.float32]
-UInt8 = npt.NDArray[np.uint8]
-Float16 = npt.NDArray[np.float16]
 
-_REDUCED_SIDE = 2
-"""A large JPEG is decoded at no less than this many times the model's picture size: a shrink by two or more averages
-away what the coarser decoding lost."""
 _ENTRY_BYTES = 512
 """Memory of a cached result beside its arrays."""
 
@@ -56,32 +53,6 @@ class TextVector:
     """Whether the text was longer than the context."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PictureVector:
-    """One encoded picture."""
-
-    vector: Float32
-    """[D], of unit length."""
-    tokens: Float16
-    """[P, W], what a generator fuses."""
-    digest: bytes
-    """SHA-256 of the encoded bytes."""
-    width: int
-    """Upright width in pixels, as sent."""
-    height: int
-    """Upright height in pixels, as sent."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefusedPicture:
-    """A picture that could not be decoded."""
-
-    error: SightlineError
-    """Why."""
-    digest: bytes
-    """SHA-256 of the encoded bytes."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Encoding(Generic[ResultT]):
     """The outcome of one call."""
@@ -92,16 +63,6 @@ class Encoding(Generic[ResultT]):
     """One result per item, in order."""
     stages: Stages
     """Where the time of the item went that was answered last."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Decoded:
-    """A picture ready for the model."""
-
-    pixels: UInt8
-    digest: bytes
-    width: int
-    height: int
 
 
 class EncoderEngine:
@@ -118,12 +79,20 @@ class EncoderEngine:
         self._texts: Batcher[Release, str, str, TextVector] = Batcher(
             self._forward_texts, lane=self._lane, settings=settings.text_batches, size_of=len
         )
-        self._pictures: Batcher[Release, bytes, _Decoded, PictureVector | RefusedPicture] = Batcher(
+        self._pictures: Batcher[Release, bytes, Decoded, PictureVector | RefusedPicture] = Batcher(
             self._forward_pictures,
             lane=self._lane,
             settings=settings.image_batches,
-            prepare=self._decode,
+            prepare=self._decode_unless_cached,
             pool=self._decoders,
+        )
+        self._composed: Batcher[Release, ToCompose, ToCompose, ComposedVector | RefusedPicture] = Batcher(
+            _forward_composed,
+            lane=self._lane,
+            settings=settings.composed_batches,
+            prepare=_ready_to_compose,
+            pool=self._decoders,
+            size_of=lambda item: len(item.sentence),
         )
 
     @property
@@ -135,11 +104,13 @@ class EncoderEngine:
         """Load the channel's release, if it names one, and begin to answer."""
         self._texts.start()
         self._pictures.start()
+        self._composed.start()
         await self._reloader.start()
 
     async def stop(self) -> None:
         """Answer what was accepted, then end every thread and free the model."""
-        await asyncio.gather(self._texts.stop(), self._pictures.stop())
+        # Composed queries hold places in the other queues too, so all of them drain together.
+        await asyncio.gather(self._texts.stop(), self._pictures.stop(), self._composed.stop())
         await self._reloader.stop()
         await asyncio.to_thread(self._close_threads)
 
@@ -149,15 +120,12 @@ class EncoderEngine:
         Raises NotReady, EmbeddingSpaceMismatch, QueueFull or Draining.
         """
         with self._reloader.lease(space_id or None) as release:
-            keys = [_key(release, hashlib.sha256(text.encode()).digest()) for text in texts]
-            found = [self._text_cache.get(key) for key in keys]
-            missing = [index for index, result in enumerate(found) if result is None]
-            made, stages = await self._texts.submit([texts[index] for index in missing], group=release)
-            for index, result in zip(missing, made, strict=True):
-                found[index] = result
-                num_bytes = result.vector.nbytes + _ENTRY_BYTES
-                self._text_cache.put(keys[index], result, num_bytes=num_bytes)
-            return Encoding(release=release, items=[item for item in found if item is not None], stages=stages)
+            known = self._known_texts(texts, release=release)
+            missing = [text for text in texts if text not in known]
+            with self._texts.places(len(missing)):
+                made, stages = await self._encode_missing(missing, release=release)
+            known |= made
+            return Encoding(release=release, items=[known[text] for text in texts], stages=stages)
 
     async def encode_pictures(
         self, pictures: Sequence[bytes], *, space_id: str = ""
@@ -170,6 +138,30 @@ class EncoderEngine:
             items, stages = await self._pictures.submit(pictures, group=release)
             return Encoding(release=release, items=items, stages=stages)
 
+    async def encode_composed(
+        self, asks: Sequence[ComposedAsk], *, space_id: str = ""
+    ) -> Encoding[ComposedVector | RefusedPicture]:
+        """One unit vector per composed query, or why its reference was refused.
+
+        Pictures and plain sentences go through the batches and caches of the
+        other calls. Raises NotReady, EmbeddingSpaceMismatch, QueueFull or
+        Draining, and CapabilityMissing if the release cannot compose what is asked.
+        """
+        with self._reloader.lease(space_id or None) as release, ExitStack() as places:
+            model = release.value
+            _check_composer(asks, model=model)
+            needs = needs_of(asks, composes_vectors=model.composes_vectors)
+            texts = self._known_texts(needs.texts, release=release)
+            missing = [text for text in needs.texts if text not in texts]
+            places.enter_context(self._composed.places(needs.num_composed))
+            places.enter_context(self._pictures.places(len(needs.pictures)))
+            places.enter_context(self._texts.places(len(missing)))
+            found, seeing = await self._pictures.submit_placed(needs.pictures, group=release)
+            pictures = dict(zip(needs.pictures, found, strict=True))
+            made, reading = await self._encode_missing(missing, release=release)
+            items, composing = await self._compose(asks, pictures=pictures, texts=texts | made, release=release)
+            return Encoding(release=release, items=items, stages=seeing + reading + composing)
+
     def newest(self) -> Release:
         """The release that answers a caller who names no space. Raises NotReady."""
         with self._reloader.lease() as release:
@@ -178,6 +170,45 @@ class EncoderEngine:
     def reload_state(self) -> ReloadState:
         """Where the hot reload stands."""
         return self._reloader.status()
+
+    def _known_texts(self, texts: Sequence[str], *, release: Release) -> dict[str, TextVector]:
+        found = {text: self._text_cache.get(_text_key(release, text)) for text in texts}
+        return {text: result for text, result in found.items() if result is not None}
+
+    async def _encode_missing(self, texts: Sequence[str], *, release: Release) -> tuple[dict[str, TextVector], Stages]:
+        """Texts that are not cached, in places that are held."""
+        made, stages = await self._texts.submit_placed(texts, group=release)
+        for text, result in zip(texts, made, strict=True):
+            self._text_cache.put(_text_key(release, text), result, num_bytes=result.vector.nbytes + _ENTRY_BYTES)
+        return dict(zip(texts, made, strict=True)), stages
+
+    async def _compose(
+        self,
+        asks: Sequence[ComposedAsk],
+        *,
+        pictures: Mapping[bytes, PictureVector | RefusedPicture],
+        texts: Mapping[str, TextVector],
+        release: Release,
+    ) -> tuple[list[ComposedVector | RefusedPicture], Stages]:
+        """The outcome of each query, once what it needs beside the composer is encoded."""
+        model = release.value
+        seen = [seen_reference(ask, pictures=pictures, dimension=model.dimension) for ask in asks]
+        inputs = [
+            to_compose(ask, seen=one, composes_vectors=model.composes_vectors)
+            for ask, one in zip(asks, seen, strict=True)
+            if ask.reference is not None and not isinstance(one, RefusedPicture)
+        ]
+        composed, stages = await self._composed.submit_placed(inputs, group=release)
+        rest = iter(composed)
+        plain = {text: result.vector for text, result in texts.items()}
+        outcomes: list[ComposedVector | RefusedPicture] = []
+        for ask, one in zip(asks, seen, strict=True):
+            if isinstance(one, RefusedPicture):
+                outcomes.append(one)
+                continue
+            made = next(rest) if ask.reference is not None else _plain_query(texts[ask.edit.sentence])
+            outcomes.append(made if isinstance(made, RefusedPicture) else answer(ask, made, seen=one, texts=plain))
+        return outcomes, stages
 
     def _forward_texts(self, release: Release, texts: list[str]) -> list[TextVector]:
         tokenized = release.value.tokenize(texts)
@@ -189,19 +220,17 @@ class EncoderEngine:
             )
         ]
 
-    def _decode(self, release: Release, data: bytes) -> _Decoded | Finished[PictureVector | RefusedPicture]:
+    def _decode_unless_cached(
+        self, release: Release, data: bytes
+    ) -> Decoded | Finished[PictureVector | RefusedPicture]:
         digest = hashlib.sha256(data).digest()
         cached = self._picture_cache.get(_key(release, digest))
         if cached is not None:
             return Finished(cached)
-        model = release.value
-        try:
-            image, (width, height) = decode_with_size(data, min_side=_REDUCED_SIDE * model.image_size)
-        except SightlineError as error:
-            return Finished(RefusedPicture(error=error, digest=digest))
-        return _Decoded(pixels=model.preprocess(image), digest=digest, width=width, height=height)
+        decoded = decode(data, model=release.value, digest=digest)
+        return Finished(decoded) if isinstance(decoded, RefusedPicture) else decoded
 
-    def _forward_pictures(self, release: Release, batch: list[_Decoded]) -> list[PictureVector | RefusedPicture]:
+    def _forward_pictures(self, release: Release, batch: list[Decoded]) -> list[PictureVector | RefusedPicture]:
         vectors_ND, tokens_NPW = release.value.encode_images(np.stack([item.pixels for item in batch]))
         results = [
             PictureVector(
@@ -223,6 +252,38 @@ class EncoderEngine:
         self._lane.close()
 
 
+def _check_composer(asks: Sequence[ComposedAsk], *, model: EncoderModel) -> None:
+    references = [ask.reference for ask in asks if ask.reference is not None]
+    if references and not model.can_compose:
+        raise CapabilityMissing("this release has no composer; it answers pictures or texts alone", detail="composer")
+    if not model.composes_vectors and any(isinstance(reference, np.ndarray) for reference in references):
+        raise CapabilityMissing("this composer has to see the reference; send its picture", detail="pixels")
+
+
+def _ready_to_compose(release: Release, item: ToCompose) -> ToCompose | Finished[ComposedVector | RefusedPicture]:
+    if not isinstance(item.reference, bytes):
+        return item
+    decoded = decode(item.reference, model=release.value)
+    if isinstance(decoded, RefusedPicture):
+        return Finished(decoded)
+    return replace(item, reference=decoded.pixels, digest=decoded.digest)
+
+
+def _forward_composed(release: Release, batch: list[ToCompose]) -> list[ComposedVector | RefusedPicture]:
+    tokenized = release.value.tokenize_edits([item.sentence for item in batch])
+    vectors_ND = release.value.encode_composed_ids(np.stack([item.reference for item in batch]), tokenized.ids)
+    return [
+        ComposedVector(vector=vector_D.copy(), num_tokens=num_tokens, is_truncated=is_truncated, digest=item.digest)
+        for item, vector_D, num_tokens, is_truncated in zip(
+            batch, vectors_ND, tokenized.num_tokens, tokenized.is_truncated, strict=True
+        )
+    ]
+
+
+def _plain_query(sentence: TextVector) -> ComposedVector:
+    return ComposedVector(vector=sentence.vector, num_tokens=sentence.num_tokens, is_truncated=sentence.is_truncated)
+
+
 def build_engine(settings: EncoderSettings) -> EncoderEngine:
     """An engine that follows the channel of `settings`; it loads nothing before `start`."""
     reloader = HotReloader(
@@ -230,7 +291,12 @@ def build_engine(settings: EncoderSettings) -> EncoderEngine:
         channel=settings.channel,
         cache_dir=settings.cache_dir,
         load=partial(_load, device=settings.device, dtype=settings.compute_dtype),
-        warm_up=partial(_warm_up, text_batch=settings.max_text_batch, image_batch=settings.max_image_batch),
+        warm_up=partial(
+            _warm_up,
+            text_batch=settings.max_text_batch,
+            image_batch=settings.max_image_batch,
+            composed_batch=settings.max_composed_batch,
+        ),
         probe=EncoderModel.check_golden,
         release=_release,
         settings=ReloadSettings(poll_interval_s=settings.poll_s),
@@ -242,18 +308,26 @@ def _load(folder: Path, manifest: Manifest, *, device: str, dtype: str) -> Encod
     return load_encoder(folder, device=device, dtype=dtype)
 
 
-def _warm_up(model: EncoderModel, *, text_batch: int, image_batch: int) -> None:
+def _warm_up(model: EncoderModel, *, text_batch: int, image_batch: int, composed_batch: int) -> None:
     """Run the smallest and the largest batch once, so that no caller pays for first-time set-up."""
     blank = model.preprocess(Image.new("RGB", (model.image_size, model.image_size)))
     for count in (1, text_batch):
         model.encode_texts(["warm-up"] * count)
     for count in (1, image_batch):
-        model.encode_images(np.stack([blank] * count))
+        vectors_ND, _ = model.encode_images(np.stack([blank] * count))
+    if model.can_compose:
+        reference = vectors_ND[0] if model.composes_vectors else blank
+        for count in (1, composed_batch):
+            model.encode_composed(np.stack([reference] * count), ["warm-up"] * count)
 
 
 def _release(model: EncoderModel) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _text_key(release: Release, text: str) -> CacheKey:
+    return _key(release, hashlib.sha256(text.encode()).digest())
 
 
 def _key(release: Release, digest: bytes) -> CacheKey:

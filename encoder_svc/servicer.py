@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from encoder_svc.batching import Stages
+from encoder_svc.composing import ComposedAsk, ComposedVector
 from encoder_svc.engine import (
     EncoderEngine,
     Encoding,
-    PictureVector,
-    RefusedPicture,
     TextVector,
     build_engine,
 )
+from encoder_svc.pictures import PictureVector, RefusedPicture
 from encoder_svc.settings import EncoderSettings
 from sightline.errors import SightlineError
-from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
+from sightline.limits import MAX_COMPOSED_PER_CALL, MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
 from sightline.rpc.context import CallContext
+from sightline.rpc.edits import edit_from_proto
 from sightline.rpc.served import reload_status, served_by
 from sightline.rpc.status import item_status
-from sightline.rpc.tensors import tensor_to_proto
+from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.rpc.timings import StageClock
 from sightline.rpc.validate import check_count, check_present, check_text
+from sightline.rpc.vectors import unit_vector
 from sightline.v1 import common_pb2, encoder_pb2
 
 
@@ -77,6 +79,27 @@ class EncoderServicer:
         items = [_picture_item(refusal or next(encoded), with_tokens=request.with_tokens) for refusal in refusals]
         return encoder_pb2.EncodeImagesResponse(items=items, served=_served_encoding(encoding, clock=clock, call=call))
 
+    async def EncodeComposed(
+        self, request: encoder_pb2.EncodeComposedRequest, call: CallContext
+    ) -> encoder_pb2.EncodeComposedResponse:
+        """One vector or refusal per composed query, in order.
+
+        Raises FieldMissing, TooManyItems, EmbeddingSpaceMismatch,
+        CapabilityMissing, QueueFull, NotReady or Draining.
+        """
+        clock = StageClock()
+        check_count(len(request.queries), field="queries", limit=MAX_COMPOSED_PER_CALL)
+        if any(query.HasField("vector") for query in request.queries):
+            check_present(bool(request.embedding_space_id), field="embedding_space_id")
+        asks = [_composed_ask(query, index=index) for index, query in enumerate(request.queries)]
+        accepted = [ask for ask in asks if isinstance(ask, ComposedAsk)]
+        encoding = await self._engine.encode_composed(accepted, space_id=request.embedding_space_id)
+        encoded = iter(encoding.items)
+        items = [_composed_item(ask if isinstance(ask, SightlineError) else next(encoded)) for ask in asks]
+        return encoder_pb2.EncodeComposedResponse(
+            items=items, served=_served_encoding(encoding, clock=clock, call=call)
+        )
+
     async def DescribeEncoder(
         self, request: encoder_pb2.DescribeEncoderRequest, call: CallContext
     ) -> encoder_pb2.DescribeEncoderResponse:
@@ -93,6 +116,8 @@ class EncoderServicer:
             token_width=model.token_width,
             compute_dtype=model.compute_dtype,
             reload=reload_status(self._engine.reload_state()),
+            can_compose=model.can_compose,
+            composes_vectors=model.composes_vectors,
         )
 
 
@@ -115,6 +140,22 @@ def _picture_refusal(picture: common_pb2.Picture, *, index: int) -> SightlineErr
     except SightlineError as error:
         return error
     return None
+
+
+def _composed_ask(query: encoder_pb2.ComposedQuery, *, index: int) -> ComposedAsk | SightlineError:
+    field = f"queries[{index}]"
+    try:
+        kind = query.WhichOneof("reference")
+        edit = edit_from_proto(query.edit, field=f"{field}.edit", has_reference=kind is not None)
+        if kind == "picture":
+            check_present(bool(query.picture.data), field=f"{field}.picture.data")
+            return ComposedAsk(reference=query.picture.data, edit=edit)
+        if kind == "vector":
+            name = f"{field}.vector"
+            return ComposedAsk(reference=unit_vector(tensor_from_proto(query.vector, name=name), name=name), edit=edit)
+        return ComposedAsk(reference=None, edit=edit)
+    except SightlineError as error:
+        return error
 
 
 def _text_item(outcome: TextVector | SightlineError) -> encoder_pb2.EncodedText:
@@ -145,8 +186,27 @@ def _picture_item(
     )
 
 
+def _composed_item(outcome: ComposedVector | RefusedPicture | SightlineError) -> encoder_pb2.EncodedComposed:
+    if isinstance(outcome, SightlineError):
+        return encoder_pb2.EncodedComposed(status=item_status(outcome))
+    if isinstance(outcome, RefusedPicture):
+        return encoder_pb2.EncodedComposed(status=item_status(outcome.error), sha256=outcome.digest.hex())
+    return encoder_pb2.EncodedComposed(
+        status=item_status(None),
+        vector=tensor_to_proto(outcome.vector),
+        num_tokens=outcome.num_tokens,
+        is_truncated=outcome.is_truncated,
+        sha256=outcome.digest.hex(),
+    )
+
+
 def _served_encoding(
-    encoding: Encoding[TextVector] | Encoding[PictureVector | RefusedPicture], *, clock: StageClock, call: CallContext
+    encoding: Encoding[TextVector]
+    | Encoding[PictureVector | RefusedPicture]
+    | Encoding[ComposedVector | RefusedPicture],
+    *,
+    clock: StageClock,
+    call: CallContext,
 ) -> common_pb2.Served:
     _add_stages(clock, encoding.stages)
     return served_by(encoding.release, clock=clock, call=call)

@@ -7,12 +7,20 @@ from pathlib import Path
 
 from encoder_svc.batching import BatchSettings
 from sightline.errors import SettingInvalid
-from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
+from sightline.limits import (
+    MAX_COMPOSED_PER_CALL,
+    MAX_EDIT_TEXTS,
+    MAX_PICTURES_PER_CALL,
+    MAX_TEXTS_PER_CALL,
+)
 
 THREAD_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 """What OpenMP must find when torch loads. By default its threads spin while they wait for each other, which starves
 whatever shares the cores, the decoding of pictures first: with another busy process on two cores a forward pass of 32
 short texts took 1400 to 2000 ms spinning and 220 to 310 ms sleeping."""
+
+MOST_TEXTS_OF_A_CALL = max(MAX_TEXTS_PER_CALL, MAX_COMPOSED_PER_CALL * (1 + MAX_EDIT_TEXTS))
+"""A call of composed queries needs the plain vectors of one joined sentence and all negative texts of each."""
 
 _MIB = 1024 * 1024
 
@@ -54,11 +62,17 @@ class EncoderSettings:
     max_image_batch: int = 16
     """Most pictures of one forward pass."""
 
+    max_composed_batch: int = 32
+    """Most composed queries of one forward pass."""
+
     max_queued_texts: int = 2048
     """Most texts accepted and not yet answered, over all callers; a call beyond is refused with QUEUE_FULL."""
 
     max_queued_images: int = 256
     """Most pictures accepted and not yet answered, over all callers; their bytes wait in memory."""
+
+    max_queued_composed: int = 512
+    """Most composed queries accepted and not yet answered, over all callers; their pictures wait in memory."""
 
     max_wait_ms: float = 4.0
     """Longest an item waits, on an idle machine, for as much company as the last batch had."""
@@ -86,8 +100,9 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a value outside its range."""
-        _check_least(self.max_queued_texts, name="max_queued_texts", least=MAX_TEXTS_PER_CALL)
+        _check_least(self.max_queued_texts, name="max_queued_texts", least=MOST_TEXTS_OF_A_CALL)
         _check_least(self.max_queued_images, name="max_queued_images", least=MAX_PICTURES_PER_CALL)
+        _check_least(self.max_queued_composed, name="max_queued_composed", least=MAX_COMPOSED_PER_CALL)
         for name in ("max_ongoing_requests", "num_replicas"):
             _check_least(getattr(self, name), name=name, least=1)
         for name in ("port", "threads_per_forward", "decode_threads", "text_cache_bytes", "image_cache_bytes"):
@@ -96,6 +111,7 @@ class EncoderSettings:
             raise SettingInvalid(f"poll_s: got {self.poll_s}, expected more than 0")
         assert self.text_batches
         assert self.image_batches
+        assert self.composed_batches
 
     @property
     def text_batches(self) -> BatchSettings:
@@ -109,6 +125,13 @@ class EncoderSettings:
         """How pictures are batched."""
         return BatchSettings(
             max_batch=self.max_image_batch, max_queue=self.max_queued_images, max_wait_ms=self.max_wait_ms
+        )
+
+    @property
+    def composed_batches(self) -> BatchSettings:
+        """How composed queries are batched."""
+        return BatchSettings(
+            max_batch=self.max_composed_batch, max_queue=self.max_queued_composed, max_wait_ms=self.max_wait_ms
         )
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from retriever_svc.encoding import EncodedBatch, EncodedPicture
 from retriever_svc.index import SPACE_ID, Floats, SpaceSpec
-from retriever_svc.vectors import unit_vector
 from sightline.errors import DataCorrupt, DependencyUnavailable, EmbeddingSpaceMismatch, NotReady, SightlineError
 from sightline.limits import MAX_MESSAGE_BYTES, MAX_PICTURES_PER_CALL
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.context import CallContext
 from sightline.rpc.status import error_from_item
 from sightline.rpc.tensors import tensor_from_proto
+from sightline.rpc.vectors import unit_vector
 from sightline.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
 _MAX_CALL_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024

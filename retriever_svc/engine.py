@@ -13,7 +13,6 @@ from retriever_svc.index import CollectionInfo, Floats, Hit, ImagePoint, Page, S
 from retriever_svc.pictures import PictureStore
 from retriever_svc.rollout import Rollout, RolloutSettings, RolloutStatus
 from retriever_svc.spaces import Spaces
-from retriever_svc.vectors import check_dimension
 from retriever_svc.writing import NewImage, Writer
 from sightline.errors import (
     DependencyUnavailable,
@@ -25,6 +24,7 @@ from sightline.errors import (
 from sightline.rpc.context import CallContext
 from sightline.rpc.timings import StageClock
 from sightline.rpc.validate import check_space
+from sightline.rpc.vectors import check_dimension
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from retriever_svc.engine import Ask, Found, RetrieverEngine
 from retriever_svc.index import Condition, Hit, ImagePoint, Where
 from retriever_svc.paging import page_start, page_token
-from retriever_svc.vectors import unit_vector
 from retriever_svc.writing import NewImage
 from sightline.errors import FieldOutOfRange, FilterInvalid, PictureTooLarge, SightlineError
 from sightline.limits import (
@@ -33,6 +32,7 @@ from sightline.rpc.validate import (
     check_range,
     check_text,
 )
+from sightline.rpc.vectors import unit_vector
 from sightline.v1 import common_pb2, retriever_pb2
 
 _MASKABLE = ("picture", "vector", "tokens")

@@ -136,9 +136,10 @@ class IndexEmpty(FailedPrecondition):
     reason = "INDEX_EMPTY"
 
 
-class CapabilityMissing(FailedPrecondition):
+class CapabilityMissing(SightlineError):
     """The release lacks the part that this call needs. metadata: detail."""
 
+    code = "UNIMPLEMENTED"
     reason = "CAPABILITY_MISSING"
 
 

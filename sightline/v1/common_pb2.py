@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sightline/v1/common.proto\x12\x0csightline.v1\"I\n\x06Tensor\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.sightline.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\r\"\x8c\x01\n\x06Served\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x1a\n\x12\x65mbedding_space_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12*\n\x07timings\x18\x05 \x03(\x0b\x32\x19.sightline.v1.StageTiming\"1\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04\"\xa6\x01\n\nItemStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.sightline.v1.ItemStatus.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x17\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xc0\x01\n\x0bScoredImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x39\n\x08metadata\x18\x03 \x03(\x0b\x32\'.sightline.v1.ScoredImage.MetadataEntry\x12$\n\x06tokens\x18\x04 \x01(\x0b\x32\x14.sightline.v1.Tensor\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x0cReloadStatus\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x1a\n\x12serving_generation\x18\x02 \x01(\x04\x12\x0f\n\x07reloads\x18\x03 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x1f\n\x17quarantined_release_ids\x18\x05 \x03(\t\x12\x12\n\nlast_error\x18\x06 \x01(\t*D\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sightline/v1/common.proto\x12\x0csightline.v1\"I\n\x06Tensor\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.sightline.v1.Dtype\x12\r\n\x05shape\x18\x03 \x03(\r\"\x8c\x01\n\x06Served\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x1a\n\x12\x65mbedding_space_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12*\n\x07timings\x18\x05 \x03(\x0b\x32\x19.sightline.v1.StageTiming\"1\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04\"\xa6\x01\n\nItemStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x38\n\x08metadata\x18\x04 \x03(\x0b\x32&.sightline.v1.ItemStatus.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x17\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"W\n\x04\x45\x64it\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x16\n\x0enegative_texts\x18\x02 \x03(\t\x12\x18\n\x0btext_weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x0e\n\x0c_text_weight\"\xc0\x01\n\x0bScoredImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x39\n\x08metadata\x18\x03 \x03(\x0b\x32\'.sightline.v1.ScoredImage.MetadataEntry\x12$\n\x06tokens\x18\x04 \x01(\x0b\x32\x14.sightline.v1.Tensor\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x0cReloadStatus\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x1a\n\x12serving_generation\x18\x02 \x01(\x04\x12\x0f\n\x07reloads\x18\x03 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x04\x12\x1f\n\x17quarantined_release_ids\x18\x05 \x03(\t\x12\x12\n\nlast_error\x18\x06 \x01(\t*D\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMSTATUS_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SCOREDIMAGE_METADATAENTRY']._loaded_options = None
   _globals['_SCOREDIMAGE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_DTYPE']._serialized_start=849
-  _globals['_DTYPE']._serialized_end=917
+  _globals['_DTYPE']._serialized_start=938
+  _globals['_DTYPE']._serialized_end=1006
   _globals['_TENSOR']._serialized_start=43
   _globals['_TENSOR']._serialized_end=116
   _globals['_SERVED']._serialized_start=119
@@ -49,10 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMSTATUS_METADATAENTRY']._serialized_end=479
   _globals['_PICTURE']._serialized_start=481
   _globals['_PICTURE']._serialized_end=504
-  _globals['_SCOREDIMAGE']._serialized_start=507
-  _globals['_SCOREDIMAGE']._serialized_end=699
+  _globals['_EDIT']._serialized_start=506
+  _globals['_EDIT']._serialized_end=593
+  _globals['_SCOREDIMAGE']._serialized_start=596
+  _globals['_SCOREDIMAGE']._serialized_end=788
   _globals['_SCOREDIMAGE_METADATAENTRY']._serialized_start=432
   _globals['_SCOREDIMAGE_METADATAENTRY']._serialized_end=479
-  _globals['_RELOADSTATUS']._serialized_start=702
-  _globals['_RELOADSTATUS']._serialized_end=847
+  _globals['_RELOADSTATUS']._serialized_start=791
+  _globals['_RELOADSTATUS']._serialized_end=936
 # @@protoc_insertion_point(module_scope)

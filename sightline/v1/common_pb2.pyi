@@ -236,6 +236,53 @@ class Picture(_message.Message):
 Global___Picture: _TypeAlias = Picture  # noqa: Y015
 
 @_typing.final
+class Edit(_message.Message):
+    """Edit is what the wanted picture has and its reference has not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    NEGATIVE_TEXTS_FIELD_NUMBER: _builtins.int
+    TEXT_WEIGHT_FIELD_NUMBER: _builtins.int
+    text_weight: _builtins.float
+    """text_weight is where the query lies between the reference's own vector (0) and
+    the plain vector of the texts (1), along the arcs that meet in the composed
+    vector (0.5); absent means 0.5. Where there is no text more than 0.5 counts as
+    0.5, and where there is no reference it is not used.
+    """
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts is up to 4 sentences of up to 4096 characters each, read as one joined
+        by " and ", without the full stops at their ends; a blank one counts as none.
+        Without any the reference alone is meant: "a photo of" it.
+        """
+
+    @_builtins.property
+    def negative_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """negative_texts is up to 4 sentences of up to 4096 characters each that say
+        what the wanted picture has not: 0.3 times the mean of their vectors is taken
+        from the query's vector, which is then brought back to length 1. A blank one
+        counts as none.
+        """
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        negative_texts: _abc.Iterable[_builtins.str] | None = ...,
+        text_weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text_weight", b"_text_weight", "text_weight", b"text_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text_weight", b"_text_weight", "negative_texts", b"negative_texts", "text_weight", b"text_weight", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__text_weight: _TypeAlias = _typing.Literal["text_weight"]  # noqa: Y015
+    _WhichOneofArgType__text_weight: _TypeAlias = _typing.Literal["_text_weight", b"_text_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_weight) -> _WhichOneofReturnType__text_weight | None: ...
+
+Global___Edit: _TypeAlias = Edit  # noqa: Y015
+
+@_typing.final
 class ScoredImage(_message.Message):
     """ScoredImage is one picture that a search found."""
 

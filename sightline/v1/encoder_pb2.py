@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sightline.v1 import common_pb2 as sightline_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asightline/v1/encoder.proto\x12\x0csightline.v1\x1a\x19sightline/v1/common.proto\"?\n\x12\x45ncodeTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x65mbedding_space_id\x18\x02 \x01(\t\"\x87\x01\n\x0b\x45ncodedText\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sightline.v1.ItemStatus\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x14\n\x0cis_truncated\x18\x04 \x01(\x08\"e\n\x13\x45ncodeTextsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.sightline.v1.EncodedText\x12$\n\x06served\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Served\"o\n\x13\x45ncodeImagesRequest\x12\'\n\x08pictures\x18\x01 \x03(\x0b\x32\x15.sightline.v1.Picture\x12\x13\n\x0bwith_tokens\x18\x02 \x01(\x08\x12\x1a\n\x12\x65mbedding_space_id\x18\x03 \x01(\t\"\xb3\x01\n\x0c\x45ncodedImage\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sightline.v1.ItemStatus\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12$\n\x06tokens\x18\x03 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"g\n\x14\x45ncodeImagesResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.sightline.v1.EncodedImage\x12$\n\x06served\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Served\"\x18\n\x16\x44\x65scribeEncoderRequest\"\xea\x01\n\x17\x44\x65scribeEncoderResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x14.sightline.v1.Served\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nimage_size\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\r\x12\x13\n\x0btoken_width\x18\x06 \x01(\r\x12\x15\n\rcompute_dtype\x18\x07 \x01(\t\x12*\n\x06reload\x18\x08 \x01(\x0b\x32\x1a.sightline.v1.ReloadStatus2\xaa\x02\n\x0e\x45ncoderService\x12W\n\x0b\x45ncodeTexts\x12 .sightline.v1.EncodeTextsRequest\x1a!.sightline.v1.EncodeTextsResponse\"\x03\x90\x02\x01\x12Z\n\x0c\x45ncodeImages\x12!.sightline.v1.EncodeImagesRequest\x1a\".sightline.v1.EncodeImagesResponse\"\x03\x90\x02\x01\x12\x63\n\x0f\x44\x65scribeEncoder\x12$.sightline.v1.DescribeEncoderRequest\x1a%.sightline.v1.DescribeEncoderResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asightline/v1/encoder.proto\x12\x0csightline.v1\x1a\x19sightline/v1/common.proto\"?\n\x12\x45ncodeTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1a\n\x12\x65mbedding_space_id\x18\x02 \x01(\t\"\x87\x01\n\x0b\x45ncodedText\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sightline.v1.ItemStatus\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x14\n\x0cis_truncated\x18\x04 \x01(\x08\"e\n\x13\x45ncodeTextsResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.sightline.v1.EncodedText\x12$\n\x06served\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Served\"o\n\x13\x45ncodeImagesRequest\x12\'\n\x08pictures\x18\x01 \x03(\x0b\x32\x15.sightline.v1.Picture\x12\x13\n\x0bwith_tokens\x18\x02 \x01(\x08\x12\x1a\n\x12\x65mbedding_space_id\x18\x03 \x01(\t\"\xb3\x01\n\x0c\x45ncodedImage\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sightline.v1.ItemStatus\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12$\n\x06tokens\x18\x03 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"g\n\x14\x45ncodeImagesResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.sightline.v1.EncodedImage\x12$\n\x06served\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Served\"\x90\x01\n\rComposedQuery\x12(\n\x07picture\x18\x01 \x01(\x0b\x32\x15.sightline.v1.PictureH\x00\x12&\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.TensorH\x00\x12 \n\x04\x65\x64it\x18\x03 \x01(\x0b\x32\x12.sightline.v1.EditB\x0b\n\treference\"a\n\x15\x45ncodeComposedRequest\x12,\n\x07queries\x18\x01 \x03(\x0b\x32\x1b.sightline.v1.ComposedQuery\x12\x1a\n\x12\x65mbedding_space_id\x18\x02 \x01(\t\"\x9b\x01\n\x0f\x45ncodedComposed\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sightline.v1.ItemStatus\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Tensor\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x14\n\x0cis_truncated\x18\x04 \x01(\x08\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"l\n\x16\x45ncodeComposedResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.sightline.v1.EncodedComposed\x12$\n\x06served\x18\x02 \x01(\x0b\x32\x14.sightline.v1.Served\"\x18\n\x16\x44\x65scribeEncoderRequest\"\x99\x02\n\x17\x44\x65scribeEncoderResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x14.sightline.v1.Served\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nimage_size\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\r\x12\x13\n\x0btoken_width\x18\x06 \x01(\r\x12\x15\n\rcompute_dtype\x18\x07 \x01(\t\x12*\n\x06reload\x18\x08 \x01(\x0b\x32\x1a.sightline.v1.ReloadStatus\x12\x13\n\x0b\x63\x61n_compose\x18\t \x01(\x08\x12\x18\n\x10\x63omposes_vectors\x18\n \x01(\x08\x32\x8c\x03\n\x0e\x45ncoderService\x12W\n\x0b\x45ncodeTexts\x12 .sightline.v1.EncodeTextsRequest\x1a!.sightline.v1.EncodeTextsResponse\"\x03\x90\x02\x01\x12Z\n\x0c\x45ncodeImages\x12!.sightline.v1.EncodeImagesRequest\x1a\".sightline.v1.EncodeImagesResponse\"\x03\x90\x02\x01\x12`\n\x0e\x45ncodeComposed\x12#.sightline.v1.EncodeComposedRequest\x1a$.sightline.v1.EncodeComposedResponse\"\x03\x90\x02\x01\x12\x63\n\x0f\x44\x65scribeEncoder\x12$.sightline.v1.DescribeEncoderRequest\x1a%.sightline.v1.DescribeEncoderResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODERSERVICE'].methods_by_name['EncodeTexts']._serialized_options = b'\220\002\001'
   _globals['_ENCODERSERVICE'].methods_by_name['EncodeImages']._loaded_options = None
   _globals['_ENCODERSERVICE'].methods_by_name['EncodeImages']._serialized_options = b'\220\002\001'
+  _globals['_ENCODERSERVICE'].methods_by_name['EncodeComposed']._loaded_options = None
+  _globals['_ENCODERSERVICE'].methods_by_name['EncodeComposed']._serialized_options = b'\220\002\001'
   _globals['_ENCODERSERVICE'].methods_by_name['DescribeEncoder']._loaded_options = None
   _globals['_ENCODERSERVICE'].methods_by_name['DescribeEncoder']._serialized_options = b'\220\002\001'
   _globals['_ENCODETEXTSREQUEST']._serialized_start=71
@@ -50,10 +52,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEDIMAGE']._serialized_end=670
   _globals['_ENCODEIMAGESRESPONSE']._serialized_start=672
   _globals['_ENCODEIMAGESRESPONSE']._serialized_end=775
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=777
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=801
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=804
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=1038
-  _globals['_ENCODERSERVICE']._serialized_start=1041
-  _globals['_ENCODERSERVICE']._serialized_end=1339
+  _globals['_COMPOSEDQUERY']._serialized_start=778
+  _globals['_COMPOSEDQUERY']._serialized_end=922
+  _globals['_ENCODECOMPOSEDREQUEST']._serialized_start=924
+  _globals['_ENCODECOMPOSEDREQUEST']._serialized_end=1021
+  _globals['_ENCODEDCOMPOSED']._serialized_start=1024
+  _globals['_ENCODEDCOMPOSED']._serialized_end=1179
+  _globals['_ENCODECOMPOSEDRESPONSE']._serialized_start=1181
+  _globals['_ENCODECOMPOSEDRESPONSE']._serialized_end=1289
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=1291
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=1315
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=1318
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=1599
+  _globals['_ENCODERSERVICE']._serialized_start=1602
+  _globals['_ENCODERSERVICE']._serialized_end=1998
 # @@protoc_insertion_point(module_scope)

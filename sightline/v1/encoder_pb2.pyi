@@ -234,6 +234,155 @@ class EncodeImagesResponse(_message.Message):
 Global___EncodeImagesResponse: _TypeAlias = EncodeImagesResponse  # noqa: Y015
 
 @_typing.final
+class ComposedQuery(_message.Message):
+    """ComposedQuery is a reference and what the wanted picture has in its place. One
+    with neither a reference nor a text is refused with FIELD_MISSING.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    EDIT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def picture(self) -> _common_pb2.Picture:
+        """picture is the reference itself."""
+
+    @_builtins.property
+    def vector(self) -> _common_pb2.Tensor:
+        """vector is the reference's vector [dimension], of any length above zero, in
+        the space that embedding_space_id names.
+        """
+
+    @_builtins.property
+    def edit(self) -> _common_pb2.Edit:
+        """edit is what the wanted picture has and the reference has not."""
+
+    def __init__(
+        self,
+        *,
+        picture: _common_pb2.Picture | None = ...,
+        vector: _common_pb2.Tensor | None = ...,
+        edit: _common_pb2.Edit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edit", b"edit", "picture", b"picture", "reference", b"reference", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edit", b"edit", "picture", b"picture", "reference", b"reference", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_reference: _TypeAlias = _typing.Literal["picture", "vector"]  # noqa: Y015
+    _WhichOneofArgType_reference: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_reference) -> _WhichOneofReturnType_reference | None: ...
+
+Global___ComposedQuery: _TypeAlias = ComposedQuery  # noqa: Y015
+
+@_typing.final
+class EncodeComposedRequest(_message.Message):
+    """EncodeComposedRequest is the input of EncodeComposed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    EMBEDDING_SPACE_ID_FIELD_NUMBER: _builtins.int
+    embedding_space_id: _builtins.str
+    """embedding_space_id, if not empty, is the space that the caller needs; any
+    other is refused with EMBEDDING_SPACE_MISMATCH. It is required where a vector
+    is a reference.
+    """
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComposedQuery]:
+        """queries is 1 to 64 composed queries."""
+
+    def __init__(
+        self,
+        *,
+        queries: _abc.Iterable[Global___ComposedQuery] | None = ...,
+        embedding_space_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_space_id", b"embedding_space_id", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeComposedRequest: _TypeAlias = EncodeComposedRequest  # noqa: Y015
+
+@_typing.final
+class EncodedComposed(_message.Message):
+    """EncodedComposed is the outcome for one composed query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    IS_TRUNCATED_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    num_tokens: _builtins.int
+    """num_tokens is the length of the sentence that was read, the words around the
+    edit and the end included, in tokens before cutting.
+    """
+    is_truncated: _builtins.bool
+    """is_truncated is true if that was longer than the tower's context: the edit
+    lost its end.
+    """
+    sha256: _builtins.str
+    """sha256 is the hex digest of the reference's bytes as sent; empty if none were."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """status is OK, or why this query was refused."""
+
+    @_builtins.property
+    def vector(self) -> _common_pb2.Tensor:
+        """vector is the unit vector [dimension] in float32; absent if status is not OK."""
+
+    def __init__(
+        self,
+        *,
+        status: _common_pb2.ItemStatus | None = ...,
+        vector: _common_pb2.Tensor | None = ...,
+        num_tokens: _builtins.int = ...,
+        is_truncated: _builtins.bool = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_truncated", b"is_truncated", "num_tokens", b"num_tokens", "sha256", b"sha256", "status", b"status", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodedComposed: _TypeAlias = EncodedComposed  # noqa: Y015
+
+@_typing.final
+class EncodeComposedResponse(_message.Message):
+    """EncodeComposedResponse is the result of EncodeComposed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EncodedComposed]:
+        """items holds one outcome per query, in request order."""
+
+    @_builtins.property
+    def served(self) -> _common_pb2.Served:
+        """served names what answered."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___EncodedComposed] | None = ...,
+        served: _common_pb2.Served | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeComposedResponse: _TypeAlias = EncodeComposedResponse  # noqa: Y015
+
+@_typing.final
 class DescribeEncoderRequest(_message.Message):
     """DescribeEncoderRequest is the input of DescribeEncoder."""
 
@@ -264,6 +413,8 @@ class DescribeEncoderResponse(_message.Message):
     TOKEN_WIDTH_FIELD_NUMBER: _builtins.int
     COMPUTE_DTYPE_FIELD_NUMBER: _builtins.int
     RELOAD_FIELD_NUMBER: _builtins.int
+    CAN_COMPOSE_FIELD_NUMBER: _builtins.int
+    COMPOSES_VECTORS_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """dimension is the width of the vectors."""
     context_length: _builtins.int
@@ -276,6 +427,12 @@ class DescribeEncoderResponse(_message.Message):
     """token_width is the width of a fusion token."""
     compute_dtype: _builtins.str
     """compute_dtype is "float32" or "bfloat16"."""
+    can_compose: _builtins.bool
+    """can_compose is true if the release holds a composer."""
+    composes_vectors: _builtins.bool
+    """composes_vectors is true if a vector can be the reference of a composed query;
+    false if there is no composer, or one that has to see the picture.
+    """
     @_builtins.property
     def served(self) -> _common_pb2.Served:
         """served names the release that answers."""
@@ -295,10 +452,12 @@ class DescribeEncoderResponse(_message.Message):
         token_width: _builtins.int = ...,
         compute_dtype: _builtins.str = ...,
         reload: _common_pb2.ReloadStatus | None = ...,
+        can_compose: _builtins.bool = ...,
+        composes_vectors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reload", b"reload", "served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_dtype", b"compute_dtype", "context_length", b"context_length", "dimension", b"dimension", "image_size", b"image_size", "num_tokens", b"num_tokens", "reload", b"reload", "served", b"served", "token_width", b"token_width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["can_compose", b"can_compose", "composes_vectors", b"composes_vectors", "compute_dtype", b"compute_dtype", "context_length", b"context_length", "dimension", b"dimension", "image_size", b"image_size", "num_tokens", b"num_tokens", "reload", b"reload", "served", b"served", "token_width", b"token_width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,11 @@ class EncoderServiceStub:
                 request_serializer=sightline_dot_v1_dot_encoder__pb2.EncodeImagesRequest.SerializeToString,
                 response_deserializer=sightline_dot_v1_dot_encoder__pb2.EncodeImagesResponse.FromString,
                 _registered_method=True)
+        self.EncodeComposed = channel.unary_unary(
+                '/sightline.v1.EncoderService/EncodeComposed',
+                request_serializer=sightline_dot_v1_dot_encoder__pb2.EncodeComposedRequest.SerializeToString,
+                response_deserializer=sightline_dot_v1_dot_encoder__pb2.EncodeComposedResponse.FromString,
+                _registered_method=True)
         self.DescribeEncoder = channel.unary_unary(
                 '/sightline.v1.EncoderService/DescribeEncoder',
                 request_serializer=sightline_dot_v1_dot_encoder__pb2.DescribeEncoderRequest.SerializeToString,
@@ -73,6 +78,18 @@ class EncoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EncodeComposed(self, request, context):
+        """EncodeComposed turns 1 to 64 references, each with its edit, into vectors of
+        the pictures that are meant, in order, each with a status of its own. The
+        vectors are of the same space, so the same index answers them. A call with a
+        reference is refused whole with CAPABILITY_MISSING, detail "composer", by a
+        release that has no composer, and one with a vector as reference, detail
+        "pixels", by a composer that has to see the picture.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeEncoder(self, request, context):
         """DescribeEncoder says which release serves and what it can do.
         """
@@ -92,6 +109,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     servicer.EncodeImages,
                     request_deserializer=sightline_dot_v1_dot_encoder__pb2.EncodeImagesRequest.FromString,
                     response_serializer=sightline_dot_v1_dot_encoder__pb2.EncodeImagesResponse.SerializeToString,
+            ),
+            'EncodeComposed': grpc.unary_unary_rpc_method_handler(
+                    servicer.EncodeComposed,
+                    request_deserializer=sightline_dot_v1_dot_encoder__pb2.EncodeComposedRequest.FromString,
+                    response_serializer=sightline_dot_v1_dot_encoder__pb2.EncodeComposedResponse.SerializeToString,
             ),
             'DescribeEncoder': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeEncoder,
@@ -155,6 +177,33 @@ class EncoderService:
             '/sightline.v1.EncoderService/EncodeImages',
             sightline_dot_v1_dot_encoder__pb2.EncodeImagesRequest.SerializeToString,
             sightline_dot_v1_dot_encoder__pb2.EncodeImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EncodeComposed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sightline.v1.EncoderService/EncodeComposed',
+            sightline_dot_v1_dot_encoder__pb2.EncodeComposedRequest.SerializeToString,
+            sightline_dot_v1_dot_encoder__pb2.EncodeComposedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,14 @@ class EncoderServiceStub:
     """EncodeImages encodes 1 to 64 pictures, in order, each with a status of its
     own: one unreadable picture fails alone.
     """
+    EncodeComposed: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.EncodeComposedRequest, _encoder_pb2.EncodeComposedResponse]
+    """EncodeComposed turns 1 to 64 references, each with its edit, into vectors of
+    the pictures that are meant, in order, each with a status of its own. The
+    vectors are of the same space, so the same index answers them. A call with a
+    reference is refused whole with CAPABILITY_MISSING, detail "composer", by a
+    release that has no composer, and one with a vector as reference, detail
+    "pixels", by a composer that has to see the picture.
+    """
     DescribeEncoder: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.DescribeEncoderRequest, _encoder_pb2.DescribeEncoderResponse]
     """DescribeEncoder says which release serves and what it can do."""
 
@@ -56,6 +64,14 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     EncodeImages: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeImagesRequest, _encoder_pb2.EncodeImagesResponse]  # type: ignore[assignment]
     """EncodeImages encodes 1 to 64 pictures, in order, each with a status of its
     own: one unreadable picture fails alone.
+    """
+    EncodeComposed: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeComposedRequest, _encoder_pb2.EncodeComposedResponse]  # type: ignore[assignment]
+    """EncodeComposed turns 1 to 64 references, each with its edit, into vectors of
+    the pictures that are meant, in order, each with a status of its own. The
+    vectors are of the same space, so the same index answers them. A call with a
+    reference is refused whole with CAPABILITY_MISSING, detail "composer", by a
+    release that has no composer, and one with a vector as reference, detail
+    "pixels", by a composer that has to see the picture.
     """
     DescribeEncoder: _aio.UnaryUnaryMultiCallable[_encoder_pb2.DescribeEncoderRequest, _encoder_pb2.DescribeEncoderResponse]  # type: ignore[assignment]
     """DescribeEncoder says which release serves and what it can do."""
@@ -81,6 +97,20 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_encoder_pb2.EncodeImagesResponse, _abc.Awaitable[_encoder_pb2.EncodeImagesResponse]]:
         """EncodeImages encodes 1 to 64 pictures, in order, each with a status of its
         own: one unreadable picture fails alone.
+        """
+
+    @_abc_1.abstractmethod
+    def EncodeComposed(
+        self,
+        request: _encoder_pb2.EncodeComposedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_pb2.EncodeComposedResponse, _abc.Awaitable[_encoder_pb2.EncodeComposedResponse]]:
+        """EncodeComposed turns 1 to 64 references, each with its edit, into vectors of
+        the pictures that are meant, in order, each with a status of its own. The
+        vectors are of the same space, so the same index answers them. A call with a
+        reference is refused whole with CAPABILITY_MISSING, detail "composer", by a
+        release that has no composer, and one with a vector as reference, detail
+        "pixels", by a composer that has to see the picture.
         """
 
     @_abc_1.abstractmethod

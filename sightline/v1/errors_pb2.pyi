@@ -65,7 +65,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INDEX_EMPTY: _ErrorReason.ValueType  # 22
     """FAILED_PRECONDITION: the index holds no picture. {}"""
     ERROR_REASON_CAPABILITY_MISSING: _ErrorReason.ValueType  # 23
-    """FAILED_PRECONDITION: the release lacks the part that this call needs. {detail}"""
+    """UNIMPLEMENTED: the release lacks the part that this call needs. {detail}"""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 30
     """RESOURCE_EXHAUSTED: a bounded queue is full; google.rpc.RetryInfo says when
     to come back. {limit}
@@ -141,7 +141,7 @@ one that the index answers in. {expected, got}
 ERROR_REASON_INDEX_EMPTY: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the index holds no picture. {}"""
 ERROR_REASON_CAPABILITY_MISSING: ErrorReason.ValueType  # 23
-"""FAILED_PRECONDITION: the release lacks the part that this call needs. {detail}"""
+"""UNIMPLEMENTED: the release lacks the part that this call needs. {detail}"""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 30
 """RESOURCE_EXHAUSTED: a bounded queue is full; google.rpc.RetryInfo says when
 to come back. {limit}

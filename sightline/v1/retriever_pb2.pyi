@@ -29,6 +29,7 @@ class SearchImagesRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    COMPOSED_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
@@ -44,7 +45,7 @@ class SearchImagesRequest(_message.Message):
     """with_tokens asks for each picture's fusion tokens."""
     embedding_space_id: _builtins.str
     """embedding_space_id names the space of vector and is required with it; with
-    text or picture it may be empty.
+    any other query it may be empty.
     """
     @_builtins.property
     def picture(self) -> _common_pb2.Picture:
@@ -57,6 +58,10 @@ class SearchImagesRequest(_message.Message):
         """
 
     @_builtins.property
+    def composed(self) -> Global___ComposedSearch:
+        """composed is a picture and what the wanted one has in its place."""
+
+    @_builtins.property
     def filter(self) -> Global___Filter:
         """filter, if present, is what a picture's metadata must satisfy."""
 
@@ -66,19 +71,20 @@ class SearchImagesRequest(_message.Message):
         text: _builtins.str = ...,
         picture: _common_pb2.Picture | None = ...,
         vector: _common_pb2.Tensor | None = ...,
+        composed: Global___ComposedSearch | None = ...,
         k: _builtins.int = ...,
         filter: Global___Filter | None = ...,
         min_score: _builtins.float | None = ...,
         with_tokens: _builtins.bool = ...,
         embedding_space_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "min_score", b"min_score", "picture", b"picture", "query", b"query", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "composed", b"composed", "filter", b"filter", "min_score", b"min_score", "picture", b"picture", "query", b"query", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding_space_id", b"embedding_space_id", "filter", b"filter", "k", b"k", "min_score", b"min_score", "picture", b"picture", "query", b"query", "text", b"text", "vector", b"vector", "with_tokens", b"with_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "composed", b"composed", "embedding_space_id", b"embedding_space_id", "filter", b"filter", "k", b"k", "min_score", b"min_score", "picture", b"picture", "query", b"query", "text", b"text", "vector", b"vector", "with_tokens", b"with_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
-    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["text", "picture", "vector"]  # noqa: Y015
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["text", "picture", "vector", "composed"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
@@ -86,6 +92,53 @@ class SearchImagesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchImagesRequest: _TypeAlias = SearchImagesRequest  # noqa: Y015
+
+@_typing.final
+class ComposedSearch(_message.Message):
+    """ComposedSearch is a reference and what the wanted picture has in its place. One
+    with neither a reference nor a text is refused with FIELD_MISSING; where the
+    encoder has no composer, one with a reference with CAPABILITY_MISSING.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    EDIT_FIELD_NUMBER: _builtins.int
+    KEEP_REFERENCE_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.str
+    """image_id is the id of a stored picture; an unknown one is refused with
+    IMAGE_NOT_FOUND.
+    """
+    keep_reference: _builtins.bool
+    """keep_reference lets the reference be found. Else a stored picture with its id,
+    or with the very bytes that were sent, is left out of the hits.
+    """
+    @_builtins.property
+    def picture(self) -> _common_pb2.Picture:
+        """picture is the reference itself."""
+
+    @_builtins.property
+    def edit(self) -> _common_pb2.Edit:
+        """edit is what the wanted picture has and the reference has not."""
+
+    def __init__(
+        self,
+        *,
+        picture: _common_pb2.Picture | None = ...,
+        image_id: _builtins.str = ...,
+        edit: _common_pb2.Edit | None = ...,
+        keep_reference: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edit", b"edit", "image_id", b"image_id", "picture", b"picture", "reference", b"reference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edit", b"edit", "image_id", b"image_id", "keep_reference", b"keep_reference", "picture", b"picture", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_reference: _TypeAlias = _typing.Literal["picture", "image_id"]  # noqa: Y015
+    _WhichOneofArgType_reference: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_reference) -> _WhichOneofReturnType_reference | None: ...
+
+Global___ComposedSearch: _TypeAlias = ComposedSearch  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):

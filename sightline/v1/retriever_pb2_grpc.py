@@ -74,7 +74,8 @@ class RetrieverServiceServicer:
     """
 
     def SearchImages(self, request, context):
-        """SearchImages finds the pictures nearest to a text, a picture or a vector.
+        """SearchImages finds the pictures nearest to a text, a picture, a vector, or to
+        what an edit makes of a picture.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class RetrieverServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrieverServiceAsyncStub: ...
     SearchImages: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.SearchImagesRequest, _retriever_pb2.SearchImagesResponse]
-    """SearchImages finds the pictures nearest to a text, a picture or a vector."""
+    """SearchImages finds the pictures nearest to a text, a picture, a vector, or to
+    what an edit makes of a picture.
+    """
     UpsertImages: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.UpsertImagesRequest, _retriever_pb2.UpsertImagesResponse]
     """UpsertImages stores 1 to 64 pictures, in order, each with a status of its
     own. The same id twice keeps the later one; repeating a call changes nothing.
@@ -58,7 +60,9 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchImages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.SearchImagesRequest, _retriever_pb2.SearchImagesResponse]  # type: ignore[assignment]
-    """SearchImages finds the pictures nearest to a text, a picture or a vector."""
+    """SearchImages finds the pictures nearest to a text, a picture, a vector, or to
+    what an edit makes of a picture.
+    """
     UpsertImages: _aio.UnaryUnaryMultiCallable[_retriever_pb2.UpsertImagesRequest, _retriever_pb2.UpsertImagesResponse]  # type: ignore[assignment]
     """UpsertImages stores 1 to 64 pictures, in order, each with a status of its
     own. The same id twice keeps the later one; repeating a call changes nothing.
@@ -83,7 +87,9 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.SearchImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.SearchImagesResponse, _abc.Awaitable[_retriever_pb2.SearchImagesResponse]]:
-        """SearchImages finds the pictures nearest to a text, a picture or a vector."""
+        """SearchImages finds the pictures nearest to a text, a picture, a vector, or to
+        what an edit makes of a picture.
+        """
 
     @_abc_1.abstractmethod
     def UpsertImages(

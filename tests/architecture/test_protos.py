@@ -17,6 +17,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from sightline import errors, limits
+from sightline.composition import NEGATIVE_SHARE
 from sightline.rpc.services import SERVICE_NAMES, service_methods
 from sightline.rpc.status import error_classes
 from sightline.v1 import errors_pb2
@@ -40,6 +41,14 @@ LIMIT_PHRASES = {
     ],
     "EncoderService.EncodeImages": [f"1 to {limits.MAX_PICTURES_PER_CALL} pictures"],
     "EncodeImagesRequest.pictures": [f"1 to {limits.MAX_PICTURES_PER_CALL} pictures"],
+    "EncoderService.EncodeComposed": [f"1 to {limits.MAX_COMPOSED_PER_CALL} references"],
+    "EncodeComposedRequest.queries": [f"1 to {limits.MAX_COMPOSED_PER_CALL} composed queries"],
+    "Edit.texts": [f"up to {limits.MAX_EDIT_TEXTS} sentences", f"up to {limits.MAX_TEXT_CHARS} characters"],
+    "Edit.negative_texts": [
+        f"up to {limits.MAX_EDIT_TEXTS} sentences",
+        f"up to {limits.MAX_TEXT_CHARS} characters",
+        f"{NEGATIVE_SHARE} times",
+    ],
     "Picture": [f"({limits.MAX_PICTURE_BYTES} bytes)", f"({limits.MAX_PICTURE_PIXELS})"],
     "SearchImagesRequest.text": [f"1 to {limits.MAX_TEXT_CHARS} characters"],
     "SearchImagesRequest.k": [f"1 to {limits.MAX_SEARCH_K}"],

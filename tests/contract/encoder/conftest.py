@@ -17,6 +17,7 @@ import torch
 from encoder_svc.servicer import build_servicer
 from encoder_svc.settings import EncoderSettings
 from sightline.limits import MAX_MESSAGE_BYTES
+from sightline.models.composer_config import ComposerConfig
 from sightline.models.golden import GOLDEN_FILE
 from sightline.registry import Manifest
 from sightline.rpc.status import error_from_rpc
@@ -35,17 +36,18 @@ class Shelf:
     def uri(self) -> str:
         return str(self.folder / "registry")
 
-    def publish(self, *, seed: int, golden_of: Path | None = None) -> Manifest:
+    def publish(self, *, seed: int, golden_of: Path | None = None, composer: ComposerConfig | None = None) -> Manifest:
         """A release of this seed, published and named by `stable`; its golden file may be that of another folder."""
+        folder = self.made(seed=seed, composes=composer is not None)
         torch.manual_seed(seed)
-        architecture = save_tiny_encoder(self.made(seed=seed))
+        architecture = save_tiny_encoder(folder, composer=composer)
         if golden_of is not None:
-            shutil.copyfile(golden_of / GOLDEN_FILE, self.made(seed=seed) / GOLDEN_FILE)
-        return publish_folder(self.made(seed=seed), registry_uri=self.uri, architecture=architecture)
+            shutil.copyfile(golden_of / GOLDEN_FILE, folder / GOLDEN_FILE)
+        return publish_folder(folder, registry_uri=self.uri, architecture=architecture)
 
-    def made(self, *, seed: int) -> Path:
+    def made(self, *, seed: int, composes: bool = False) -> Path:
         """The folder in which the release of this seed was made."""
-        return self.folder / f"made-{seed}"
+        return self.folder / f"made-{seed}{'-composer' if composes else ''}"
 
     def settings(self, **changes: Any) -> EncoderSettings:
         """Settings of an encoder that follows this registry, quick to notice a new release."""
@@ -77,6 +79,12 @@ class EncoderCaller:
             embedding_space_id=space_id,
         )
         return await self._call(self._stub.EncodeImages, request, timeout_s=timeout_s)
+
+    async def composed(
+        self, queries: list[encoder_pb2.ComposedQuery], *, space_id: str = "", timeout_s: float = 60.0
+    ) -> encoder_pb2.EncodeComposedResponse:
+        request = encoder_pb2.EncodeComposedRequest(queries=queries, embedding_space_id=space_id)
+        return await self._call(self._stub.EncodeComposed, request, timeout_s=timeout_s)
 
     async def describe(self) -> encoder_pb2.DescribeEncoderResponse:
         return await self._call(self._stub.DescribeEncoder, encoder_pb2.DescribeEncoderRequest(), timeout_s=60.0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoder_svc.settings import MOST_TEXTS_OF_A_CALL
 from sightline.errors import (
     Cancelled,
     DeadlinePassed,
@@ -54,7 +55,7 @@ async def tight(start: Any, shelf: Any) -> Any:
     settings = shelf.settings(
         text_cache_bytes=0,
         image_cache_bytes=0,
-        max_queued_texts=MAX_TEXTS_PER_CALL,
+        max_queued_texts=MOST_TEXTS_OF_A_CALL,
         max_queued_images=MAX_PICTURES_PER_CALL,
     )
     return await start(settings, keep=True)
@@ -240,7 +241,7 @@ async def test_a_full_queue_is_refused_with_a_time_to_come_back(tight: Any) -> N
     refused = [one for one in outcomes if isinstance(one, QueueFull)]
     assert 0 < len(refused) < 8
     assert all(one.retry_after_s > 0 for one in refused)
-    assert refused[0].metadata == {"limit": "256"}
+    assert refused[0].metadata == {"limit": str(MOST_TEXTS_OF_A_CALL)}
     assert all(isinstance(one, QueueFull) or len(one.items) == MAX_TEXTS_PER_CALL for one in outcomes)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_svc.engine import PictureVector
 from encoder_svc.engine import build_engine as build_encoder
+from encoder_svc.pictures import PictureVector
 from encoder_svc.settings import EncoderSettings
 from generator_svc.engine import ReplyEngine, ReplyJob, StopSignal, build_reloader
 from generator_svc.settings import GeneratorSettings

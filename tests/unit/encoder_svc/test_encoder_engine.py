@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_svc.engine import EncoderEngine, PictureVector, RefusedPicture, build_engine
+from encoder_svc.engine import EncoderEngine, build_engine
+from encoder_svc.pictures import PictureVector, RefusedPicture
 from encoder_svc.settings import EncoderSettings
 from sightline.errors import Draining, EmbeddingSpaceMismatch, NotReady, PictureUnreadable
 from sightline.testing.tiny_releases import publish_folder, save_tiny_encoder

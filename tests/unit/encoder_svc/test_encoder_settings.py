@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder_svc.settings import EncoderSettings
+from encoder_svc.settings import MOST_TEXTS_OF_A_CALL, EncoderSettings
 from sightline.errors import SettingInvalid
-from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
+from sightline.limits import MAX_COMPOSED_PER_CALL, MAX_EDIT_TEXTS, MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
 from sightline.settings import read_settings
 
 
@@ -29,8 +29,10 @@ def test_settings_come_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        ("max_queued_texts", MAX_TEXTS_PER_CALL),
+        ("max_queued_texts", MOST_TEXTS_OF_A_CALL),
         ("max_queued_images", MAX_PICTURES_PER_CALL),
+        ("max_queued_composed", MAX_COMPOSED_PER_CALL),
+        ("max_composed_batch", 1),
         ("max_text_batch", 1),
         ("max_image_batch", 1),
         ("max_ongoing_requests", 1),
@@ -57,4 +59,6 @@ def test_settings_that_cannot_work_are_refused(changed: dict[str, float]) -> Non
 def test_a_queue_holds_a_full_call() -> None:
     settings = EncoderSettings()
     assert settings.text_batches.max_queue >= MAX_TEXTS_PER_CALL
+    assert settings.text_batches.max_queue >= MAX_COMPOSED_PER_CALL * (1 + MAX_EDIT_TEXTS)
+    assert settings.composed_batches.max_queue >= MAX_COMPOSED_PER_CALL
     assert settings.image_batches.max_queue >= MAX_PICTURES_PER_CALL

@@ -1,4 +1,4 @@
-"""Settings, page tokens, stored pictures, ties and vectors."""
+"""Settings, page tokens, stored pictures and ties."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from retriever_svc.index import Condition, Hit, ImagePoint, Where, best_hits, la
 from retriever_svc.paging import page_start, page_token
 from retriever_svc.pictures import PictureStore, digest, open_pictures
 from retriever_svc.settings import RetrieverSettings
-from retriever_svc.vectors import unit_vector
-from sightline.errors import DataCorrupt, PageTokenInvalid, SettingInvalid, TensorMalformed
+from sightline.errors import DataCorrupt, PageTokenInvalid, SettingInvalid
 from sightline.rpc.tokens import Secret
 from sightline.settings import read_settings
 
@@ -135,19 +134,3 @@ async def test_ties_are_settled_as_by_sorting_everything(k: int) -> None:
     found = await best_hits(k, min_score=0.5, fetch=fetch_async)
     expected = [name for name in sorted(scores, key=lambda name: (-scores[name], name)) if scores[name] >= 0.5][:k]
     assert [hit.point.image_id for hit in found] == expected
-
-
-def test_unit_vectors_stay_bit_for_bit_and_others_are_brought_to_length_one() -> None:
-    unit = np.random.default_rng(0).normal(size=512)
-    unit = (unit / np.linalg.norm(unit)).astype(np.float32)
-    assert unit_vector(unit, name="vector").tobytes() == unit.tobytes()
-    np.testing.assert_allclose(unit_vector(np.float32([3, 4]), name="vector"), [0.6, 0.8], rtol=1e-6)
-    np.testing.assert_allclose(unit_vector(np.float16([3e4, 4e4]), name="vector"), [0.6, 0.8], rtol=1e-3)
-    tiny = np.float32([1e-38, 0])
-    np.testing.assert_allclose(unit_vector(tiny, name="vector"), [1, 0])
-
-
-@pytest.mark.parametrize("wrong", [np.zeros(4), np.full(4, np.inf), np.ones((2, 2)), np.array(1.0)])
-def test_what_is_no_direction_is_refused(wrong: np.ndarray) -> None:
-    with pytest.raises(TensorMalformed):
-        unit_vector(wrong.astype(np.float32), name="vector")

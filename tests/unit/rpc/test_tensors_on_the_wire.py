@@ -7,6 +7,7 @@ import pytest
 
 from sightline.errors import TensorMalformed
 from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
+from sightline.rpc.vectors import unit_vector
 from sightline.v1 import common_pb2
 
 FLOAT32, FLOAT16 = common_pb2.DTYPE_FLOAT32, common_pb2.DTYPE_FLOAT16
@@ -64,3 +65,19 @@ def test_a_malformed_tensor_is_refused_with_the_reason(message: common_pb2.Tenso
     with pytest.raises(TensorMalformed, match=told) as caught:
         tensor_from_proto(message, name="vector")
     assert caught.value.metadata["detail"]
+
+
+def test_unit_vectors_stay_bit_for_bit_and_others_are_brought_to_length_one() -> None:
+    unit = np.random.default_rng(0).normal(size=512)
+    unit = (unit / np.linalg.norm(unit)).astype(np.float32)
+    assert unit_vector(unit, name="vector").tobytes() == unit.tobytes()
+    np.testing.assert_allclose(unit_vector(np.float32([3, 4]), name="vector"), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(unit_vector(np.float16([3e4, 4e4]), name="vector"), [0.6, 0.8], rtol=1e-3)
+    tiny = np.float32([1e-38, 0])
+    np.testing.assert_allclose(unit_vector(tiny, name="vector"), [1, 0])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(4), np.full(4, np.inf), np.ones((2, 2)), np.array(1.0)])
+def test_what_is_no_direction_is_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(TensorMalformed):
+        unit_vector(wrong.astype(np.float32), name="vector")

@@ -1,4 +1,4 @@
-"""Unit vectors: what the index holds and is asked with."""
+"""Vectors that a caller sent: brought to length 1, and of the width of the space."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retriever_svc.index import Floats
 from sightline.errors import DimensionMismatch, TensorMalformed
+
+Floats = npt.NDArray[np.float32]
 
 _UNIT_TOLERANCE = 1e-4
 
@@ -30,7 +31,7 @@ def unit_vector(array: npt.NDArray[Any], *, name: str) -> Floats:
 
 
 def check_dimension(array: npt.NDArray[Any], *, name: str, dimension: int) -> None:
-    """Raise DimensionMismatch if `array` [D] is not as wide as the index."""
+    """Raise DimensionMismatch if `array` [D] is not as wide as the space."""
     if array.shape[-1] != dimension:
         got = array.shape[-1]
         raise DimensionMismatch(f"{name}: got {got} values, limit {dimension}", value=got, limit=dimension)
