@@ -170,9 +170,10 @@ def _config(space: SpaceSpec) -> qdrant.EdgeConfig:
 
 
 def _filter(where: Where | None) -> qdrant.Filter | None:
-    if where is None or not (where.must or where.must_not):
+    if where is None or where.accepts_all:
         return None
-    return qdrant.Filter(must=[_claim(c) for c in where.must], must_not=[_claim(c) for c in where.must_not])
+    copies = [_match(SHA256_FIELD, [where.not_sha256])] if where.not_sha256 else []
+    return qdrant.Filter(must=[_claim(c) for c in where.must], must_not=[*(_claim(c) for c in where.must_not), *copies])
 
 
 def _claim(condition: Condition) -> qdrant.FieldCondition | qdrant.HasIdCondition:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from retriever_svc.encoding import EncodedBatch, EncodedPicture
 from retriever_svc.index import SPACE_ID, Floats, SpaceSpec
+from sightline.composition import Edit
 from sightline.errors import DataCorrupt, DependencyUnavailable, EmbeddingSpaceMismatch, NotReady, SightlineError
 from sightline.limits import MAX_MESSAGE_BYTES, MAX_PICTURES_PER_CALL
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.context import CallContext
+from sightline.rpc.edits import edit_to_proto
 from sightline.rpc.status import error_from_item
-from sightline.rpc.tensors import tensor_from_proto
+from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.rpc.vectors import unit_vector
 from sightline.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
@@ -42,6 +44,19 @@ class EncoderClient:
         """The unit vector [D] of a text in the space `space_id`."""
         request = encoder_pb2.EncodeTextsRequest(texts=[text], embedding_space_id=space_id)
         reply = await self._remote.unary(self._stub.EncodeTexts, request, parent=call)
+        _check_served(reply.served, space_id=space_id)
+        _check_length(len(reply.items), expected=1)
+        _raise_if_failed(reply.items[0].status)
+        return unit_vector(tensor_from_proto(reply.items[0].vector, name="vector"), name="vector")
+
+    async def encode_composed(
+        self, reference: bytes | Floats | None, *, edit: Edit, space_id: str, call: CallContext
+    ) -> Floats:
+        """The unit vector [D] of what an edit makes of an encoded picture, of a unit vector [D], or of nothing."""
+        request = encoder_pb2.EncodeComposedRequest(
+            queries=[_composed_query(reference, edit=edit)], embedding_space_id=space_id
+        )
+        reply = await self._remote.unary(self._stub.EncodeComposed, request, parent=call)
         _check_served(reply.served, space_id=space_id)
         _check_length(len(reply.items), expected=1)
         _raise_if_failed(reply.items[0].status)
@@ -85,6 +100,15 @@ def _chunks(pictures: Sequence[bytes]) -> Iterator[list[bytes]]:
         num_bytes += len(data)
     if chunk:
         yield chunk
+
+
+def _composed_query(reference: bytes | Floats | None, *, edit: Edit) -> encoder_pb2.ComposedQuery:
+    query = encoder_pb2.ComposedQuery(edit=edit_to_proto(edit))
+    if isinstance(reference, bytes):
+        query.picture.data = reference
+    elif reference is not None:
+        query.vector.CopyFrom(tensor_to_proto(reference))
+    return query
 
 
 def _outcome(item: encoder_pb2.EncodedImage) -> EncodedPicture | SightlineError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retriever_svc.index import Floats, Halves, SpaceSpec
+from sightline.composition import Edit
 from sightline.errors import SightlineError
 from sightline.rpc.context import CallContext
 
@@ -43,6 +44,15 @@ class Encoder(Protocol):
 
     async def encode_text(self, text: str, *, space_id: str, call: CallContext) -> Floats:
         """The unit vector [D] of a text in the space `space_id`."""
+
+    async def encode_composed(
+        self, reference: bytes | Floats | None, *, edit: Edit, space_id: str, call: CallContext
+    ) -> Floats:
+        """The unit vector [D] of what an edit makes of an encoded picture, of a unit vector [D], or of nothing.
+
+        Raises CapabilityMissing, detail "pixels", for a vector where the
+        composer has to see the picture.
+        """
 
     async def encode_pictures(
         self, pictures: Sequence[bytes], *, space_id: str, with_tokens: bool, call: CallContext

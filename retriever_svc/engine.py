@@ -6,8 +6,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from retriever_svc.composed import ComposedSearch, Reference, from_reference
 from retriever_svc.encoding import Encoder
 from retriever_svc.index import CollectionInfo, Floats, Hit, ImagePoint, Page, SpaceSpec, VectorIndex, Where
 from retriever_svc.pictures import PictureStore
@@ -133,6 +134,23 @@ class RetrieverEngine:
 
         query_D, space = await self._encoded(encode, ask=ask, clock=clock)
         return await self._search(query_D, space=space, ask=ask, clock=clock)
+
+    async def search_composed(self, search: ComposedSearch, *, ask: Ask, call: CallContext, clock: StageClock) -> Found:
+        """The pictures nearest to what an edit makes of a reference, which itself is left out.
+
+        Raises ImageNotFound for an unknown reference, CapabilityMissing where
+        the encoder has no composer, and what the encoder says of a picture.
+        """
+
+        async def encode(space_id: str) -> Floats:
+            async def compose(reference: Reference) -> Floats:
+                return await self._encoder.encode_composed(reference, edit=search.edit, space_id=space_id, call=call)
+
+            return await from_reference(search, compose, index=self._index, pictures=self._pictures, space_id=space_id)
+
+        narrowed = replace(ask, where=await search.narrowed(ask.where))
+        query_D, space = await self._encoded(encode, ask=narrowed, clock=clock)
+        return await self._search(query_D, space=space, ask=narrowed, clock=clock)
 
     async def search_vector(self, query_D: Floats, *, ask: Ask, clock: StageClock) -> Found:
         """The pictures nearest to a unit vector of the space that `ask` names."""

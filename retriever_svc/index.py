@@ -80,10 +80,17 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """What a picture must satisfy: every condition of `must`, none of `must_not`."""
+    """What a picture must satisfy: every condition of `must`, none of `must_not`, another digest than `not_sha256`."""
 
     must: tuple[Condition, ...] = ()
     must_not: tuple[Condition, ...] = ()
+    not_sha256: str = ""
+    """Digest of a picture that is left out under whatever id; empty leaves none out."""
+
+    @property
+    def accepts_all(self) -> bool:
+        """Whether every picture satisfies it."""
+        return not (self.must or self.must_not or self.not_sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

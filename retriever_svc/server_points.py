@@ -64,9 +64,10 @@ def wanted_vectors(*, space: SpaceSpec, with_vector: bool, with_tokens: bool) ->
 
 def server_filter(where: Where | None) -> models.Filter | None:
     """What a picture must satisfy, as Qdrant says it."""
-    if where is None or not (where.must or where.must_not):
+    if where is None or where.accepts_all:
         return None
-    return models.Filter(must=[_claim(c) for c in where.must], must_not=[_claim(c) for c in where.must_not])
+    copies = [_match(SHA256_FIELD, [where.not_sha256])] if where.not_sha256 else []
+    return models.Filter(must=[_claim(c) for c in where.must], must_not=[*(_claim(c) for c in where.must_not), *copies])
 
 
 def sha256_filter(sha256: str) -> models.Filter:

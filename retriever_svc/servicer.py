@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from retriever_svc.composed import ComposedSearch
 from retriever_svc.engine import Ask, Found, RetrieverEngine
 from retriever_svc.index import Condition, Hit, ImagePoint, Where
 from retriever_svc.paging import page_start, page_token
@@ -21,6 +22,7 @@ from sightline.limits import (
     MAX_SEARCH_K,
 )
 from sightline.rpc.context import CallContext
+from sightline.rpc.edits import edit_from_proto
 from sightline.rpc.status import item_status
 from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.rpc.timings import StageClock
@@ -62,7 +64,7 @@ class RetrieverServicer:
     async def SearchImages(
         self, request: retriever_pb2.SearchImagesRequest, call: CallContext
     ) -> retriever_pb2.SearchImagesResponse:
-        """The pictures nearest to a text, a picture or a vector."""
+        """The pictures nearest to a text, a picture, a vector, or what an edit makes of a picture."""
         clock = StageClock()
         found = await self._find(request, ask=_ask(request), call=call, clock=clock)
         images = [_scored(hit) for hit in found.hits]
@@ -162,6 +164,9 @@ class RetrieverServicer:
         if kind == "picture":
             _check_picture(request.picture)
             return await self._engine.search_picture(request.picture.data, ask=ask, call=call, clock=clock)
+        if kind == "composed":
+            search = _composed(request.composed)
+            return await self._engine.search_composed(search, ask=ask, call=call, clock=clock)
         check_present(kind == "vector", field="query")
         check_present(bool(request.embedding_space_id), field="embedding_space_id")
         query_D = unit_vector(tensor_from_proto(request.vector, name="vector"), name="vector")
@@ -226,11 +231,25 @@ def _refusal(record: retriever_pb2.ImageRecord) -> SightlineError | None:
     return None
 
 
-def _check_picture(picture: common_pb2.Picture) -> None:
-    check_present(bool(picture.data), field="picture.data")
+def _composed(message: retriever_pb2.ComposedSearch) -> ComposedSearch:
+    kind = message.WhichOneof("reference")
+    if kind == "picture":
+        _check_picture(message.picture, field="composed.picture")
+    if kind == "image_id":
+        check_image_id(message.image_id, field="composed.image_id")
+    return ComposedSearch(
+        edit=edit_from_proto(message.edit, field="composed.edit", has_reference=kind is not None),
+        picture=message.picture.data,
+        image_id=message.image_id,
+        keep_reference=message.keep_reference,
+    )
+
+
+def _check_picture(picture: common_pb2.Picture, *, field: str = "picture") -> None:
+    check_present(bool(picture.data), field=f"{field}.data")
     if len(picture.data) > MAX_PICTURE_BYTES:
         got, limit = len(picture.data), MAX_PICTURE_BYTES
-        raise PictureTooLarge(f"picture.data: got {got} bytes, limit {limit}", value=got, limit=limit)
+        raise PictureTooLarge(f"{field}.data: got {got} bytes, limit {limit}", value=got, limit=limit)
 
 
 def _new_image(record: retriever_pb2.ImageRecord) -> NewImage:

@@ -13,18 +13,21 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from sightline.client import convert
 from sightline.client.endpoints import Endpoints, Tls, channel_settings
 from sightline.client.requests import (
+    ComposedQuery,
     ImageQuery,
     NewImage,
     ReplyOptions,
     SearchOptions,
     Turn,
     batches,
+    composed_query,
     filter_message,
     reply_fields,
     search_request,
 )
 from sightline.client.results import (
     DeletedImages,
+    EncodedComposedQueries,
     EncodedImages,
     EncodedTexts,
     EncoderDescription,
@@ -39,6 +42,7 @@ from sightline.client.results import (
 )
 from sightline.limits import (
     DEFAULT_PAGE_SIZE,
+    MAX_COMPOSED_PER_CALL,
     MAX_DELETES_PER_CALL,
     MAX_PICTURES_PER_CALL,
     MAX_TEXTS_PER_CALL,
@@ -53,7 +57,12 @@ from sightline.v1.retriever_pb2_grpc import RetrieverServiceStub
 
 HeavyField = Literal["picture", "vector", "tokens"]
 BatchT = TypeVar("BatchT")
-AnswerT = TypeVar("AnswerT", encoder_pb2.EncodeTextsResponse, encoder_pb2.EncodeImagesResponse)
+AnswerT = TypeVar(
+    "AnswerT",
+    encoder_pb2.EncodeTextsResponse,
+    encoder_pb2.EncodeImagesResponse,
+    encoder_pb2.EncodeComposedResponse,
+)
 
 _PARALLEL_BATCHES = 4
 
@@ -138,6 +147,28 @@ class AsyncClient:
         items = tuple(convert.encoded_image(item) for reply in replies for item in reply.items)
         return EncodedImages(items=items, served=convert.served(replies[0].served))
 
+    async def encode_composed(
+        self, queries: Sequence[ComposedQuery], *, embedding_space_id: str = "", timeout_s: float | None = None
+    ) -> EncodedComposedQueries:
+        """Unit vectors of what edits make of references, any number of them, as in `encode_texts`.
+
+        A vector as reference needs `embedding_space_id`, its space. Raises
+        CapabilityMissing where a reference needs a composer that the release has
+        not, and UsageError for two references in one query.
+        """
+        remote, call = self._remote("EncoderService"), _operation()
+        stub = EncoderServiceStub(remote.channel)
+
+        async def encode(part: Sequence[ComposedQuery], space: str) -> encoder_pb2.EncodeComposedResponse:
+            messages = [composed_query(query) for query in part]
+            request = encoder_pb2.EncodeComposedRequest(queries=messages, embedding_space_id=space)
+            return await remote.unary(stub.EncodeComposed, request, parent=call, timeout_s=timeout_s)
+
+        parts = batches(queries, max_items=MAX_COMPOSED_PER_CALL, size=_reference_bytes)
+        replies = await _in_one_space(parts, encode, space=embedding_space_id)
+        items = tuple(convert.encoded_composed(item) for reply in replies for item in reply.items)
+        return EncodedComposedQueries(items=items, served=convert.served(replies[0].served))
+
     async def describe_encoder(self, *, timeout_s: float | None = None) -> EncoderDescription:
         """Which release the encoder serves and what it can do."""
         remote, call = self._remote("EncoderService"), _operation()
@@ -150,7 +181,11 @@ class AsyncClient:
     async def search_images(
         self, query: ImageQuery, *, k: int = 10, timeout_s: float | None = None, **options: Unpack[SearchOptions]
     ) -> FoundImages:
-        """The at most `k` (1 to 100) stored pictures nearest to a text, a picture's bytes or a vector, best first."""
+        """The at most `k` (1 to 100) stored pictures nearest to a text, a picture, a vector or a ComposedSearch.
+
+        Best first. A ComposedSearch raises CapabilityMissing where no composer
+        answers, and ImageNotFound for a reference that is not stored.
+        """
         remote, call = self._remote("RetrieverService"), _operation()
         stub = RetrieverServiceStub(remote.channel)
         request = search_request(query, k=k, options=options)
@@ -291,6 +326,10 @@ async def _in_one_space(
             raise failures.exceptions[0] from None
         replies += [task.result() for task in tasks]
     return replies
+
+
+def _reference_bytes(query: ComposedQuery) -> int:
+    return 0 if query.picture is None else len(query.picture)
 
 
 def _picture_bytes(image: NewImage) -> int:

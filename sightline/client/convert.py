@@ -6,6 +6,7 @@ from typing import Any
 
 from sightline.client.results import (
     Array,
+    EncodedComposed,
     EncodedImage,
     EncodedText,
     EncoderDescription,
@@ -66,6 +67,17 @@ def encoded_image(message: encoder_pb2.EncodedImage) -> EncodedImage:
     )
 
 
+def encoded_composed(message: encoder_pb2.EncodedComposed) -> EncodedComposed:
+    """The outcome for one composed query."""
+    return EncodedComposed(
+        error=error_from_item(message.status),
+        vector=_tensor(message, "vector"),
+        num_tokens=message.num_tokens,
+        is_truncated=message.is_truncated,
+        sha256=message.sha256,
+    )
+
+
 def found_images(message: retriever_pb2.SearchImagesResponse) -> FoundImages:
     """The hits of a search."""
     images = tuple(
@@ -107,6 +119,8 @@ def encoder_description(message: encoder_pb2.DescribeEncoderResponse) -> Encoder
         num_tokens=message.num_tokens,
         token_width=message.token_width,
         compute_dtype=message.compute_dtype,
+        can_compose=message.can_compose,
+        composes_vectors=message.composes_vectors,
         reload=_reload(message.reload),
         served=served(message.served),
     )

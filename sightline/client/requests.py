@@ -9,15 +9,14 @@ from typing import Any, Literal, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from sightline.composition import Edit
 from sightline.errors import UsageError
 from sightline.limits import MAX_MESSAGE_BYTES
+from sightline.rpc.edits import edit_to_proto
 from sightline.rpc.tensors import tensor_to_proto
-from sightline.v1 import common_pb2, generator_pb2, retriever_pb2
+from sightline.v1 import common_pb2, encoder_pb2, generator_pb2, retriever_pb2
 
 ItemT = TypeVar("ItemT")
-
-ImageQuery = str | bytes | npt.NDArray[Any]
-"""What to search by: a text, the bytes of a picture, or a vector."""
 
 MAX_CALL_BYTES = MAX_MESSAGE_BYTES * 3 // 4
 """How many bytes of pictures one call carries; the rest of the message is left to names and framing."""
@@ -51,6 +50,51 @@ class NewImage:
     """The encoded picture: JPEG, PNG, WebP, GIF or BMP, at most 8 MiB."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Up to 32 pairs of up to 256 characters each."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComposedQuery(Edit):
+    """A reference with its edit, to be encoded; without a reference its texts are encoded by themselves."""
+
+    picture: bytes | None = None
+    """The reference as an encoded picture."""
+    vector: npt.NDArray[Any] | None = None
+    """The reference as a vector [dimension] of the space that the call names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedSearch(Edit):
+    """A reference with its edit, to search by: `ComposedSearch(picture=data, texts=["at night"])`."""
+
+    picture: bytes | None = None
+    """The reference as an encoded picture."""
+    image_id: str | None = None
+    """The reference as the id of a stored picture."""
+    keep_reference: bool = False
+    """Whether the reference may be found; else a picture with its id, or with the bytes sent, is left out."""
+
+    @classmethod
+    def of(
+        cls,
+        edit: Edit,
+        *,
+        picture: bytes | None = None,
+        image_id: str | None = None,
+        keep_reference: bool = False,
+    ) -> ComposedSearch:
+        """The search for what `edit` makes of a reference."""
+        return cls(
+            texts=edit.texts,
+            negative_texts=edit.negative_texts,
+            text_weight=edit.text_weight,
+            picture=picture,
+            image_id=image_id,
+            keep_reference=keep_reference,
+        )
+
+
+ImageQuery = str | bytes | npt.NDArray[Any] | ComposedSearch
+"""What to search by: a text, the bytes of a picture, a vector, or what an edit makes of a picture."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -88,7 +132,7 @@ class ReplyOptions(TypedDict, total=False):
 
 
 def search_request(query: ImageQuery, *, k: int, options: SearchOptions) -> retriever_pb2.SearchImagesRequest:
-    """The request for the `k` pictures nearest to `query`."""
+    """The request for the `k` pictures nearest to `query`. Raises UsageError for two references in one."""
     request = retriever_pb2.SearchImagesRequest(
         k=_unsigned(k, name="k"),
         with_tokens=options.get("with_tokens", False),
@@ -100,9 +144,22 @@ def search_request(query: ImageQuery, *, k: int, options: SearchOptions) -> retr
         request.text = query
     elif isinstance(query, bytes):
         request.picture.data = query
+    elif isinstance(query, ComposedSearch):
+        request.composed.CopyFrom(_composed_search(query))
     else:
         request.vector.CopyFrom(tensor_to_proto(np.asarray(query, dtype=np.float32)))
     return request
+
+
+def composed_query(query: ComposedQuery) -> encoder_pb2.ComposedQuery:
+    """The message of a composed query. Raises UsageError for two references in one."""
+    _check_one_reference(picture=query.picture, vector=query.vector)
+    message = encoder_pb2.ComposedQuery(edit=edit_to_proto(query))
+    if query.picture is not None:
+        message.picture.CopyFrom(common_pb2.Picture(data=query.picture))
+    if query.vector is not None:
+        message.vector.CopyFrom(tensor_to_proto(np.asarray(query.vector, dtype=np.float32)))
+    return message
 
 
 def filter_message(
@@ -152,6 +209,22 @@ def batches(
         num_bytes += size(item)
     if run or num_runs == 0:
         yield run
+
+
+def _composed_search(query: ComposedSearch) -> retriever_pb2.ComposedSearch:
+    _check_one_reference(picture=query.picture, image_id=query.image_id)
+    message = retriever_pb2.ComposedSearch(edit=edit_to_proto(query), keep_reference=query.keep_reference)
+    if query.picture is not None:
+        message.picture.CopyFrom(common_pb2.Picture(data=query.picture))
+    if query.image_id is not None:
+        message.image_id = query.image_id
+    return message
+
+
+def _check_one_reference(**references: object) -> None:
+    given = [name for name, value in references.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"reference: got {' and '.join(given)}, expected one of them")
 
 
 def _conditions(wanted: Mapping[str, Sequence[str]]) -> list[retriever_pb2.Condition]:

@@ -93,6 +93,37 @@ class EncodedImages:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedComposed:
+    """The outcome for one composed query."""
+
+    error: SightlineError | None
+    """Why this query was refused; None if it was encoded."""
+    vector: Array | None
+    """The unit vector [dimension] in float32, read-only; None if refused."""
+    num_tokens: int
+    """Length in tokens of the sentence that was read, before cutting."""
+    is_truncated: bool
+    """True if the edit was longer than the tower reads and lost its end."""
+    sha256: str
+    """Hex digest of the reference's bytes as sent; "" if none were."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedComposedQueries:
+    """The outcome for a batch of composed queries, in request order, all of one embedding space."""
+
+    items: tuple[EncodedComposed, ...]
+    """One outcome per query."""
+    served: Served
+    """What answered; of a batch that was split, what answered its first part."""
+
+    @property
+    def vectors(self) -> Array:
+        """All vectors in one array [items, dimension]. Raises the error of the first query that was refused."""
+        return _stacked(self.items)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FoundImage:
     """One picture that a search found."""
 
@@ -200,6 +231,10 @@ class EncoderDescription:
     """Width of a fusion token."""
     compute_dtype: str
     """"float32" or "bfloat16"."""
+    can_compose: bool
+    """Whether its release holds a composer."""
+    composes_vectors: bool
+    """Whether a vector can be the reference of a composed query."""
     reload: Reload
     """Where it stands with its release channel."""
     served: Served
@@ -333,7 +368,7 @@ class GeneratorDescription:
     """What answered."""
 
 
-def _stacked(items: tuple[EncodedText, ...] | tuple[EncodedImage, ...]) -> Array:
+def _stacked(items: tuple[EncodedText, ...] | tuple[EncodedImage, ...] | tuple[EncodedComposed, ...]) -> Array:
     for item in items:
         if item.error is not None:
             raise item.error

@@ -10,9 +10,10 @@ from typing import Any, Self, TypeVar, Unpack
 
 from sightline.client.async_client import AsyncClient, HeavyField
 from sightline.client.endpoints import Endpoints, Tls
-from sightline.client.requests import ImageQuery, NewImage, ReplyOptions, SearchOptions, Turn
+from sightline.client.requests import ComposedQuery, ImageQuery, NewImage, ReplyOptions, SearchOptions, Turn
 from sightline.client.results import (
     DeletedImages,
+    EncodedComposedQueries,
     EncodedImages,
     EncodedTexts,
     EncoderDescription,
@@ -87,6 +88,14 @@ class Client:
             )
         )
 
+    def encode_composed(
+        self, queries: Sequence[ComposedQuery], *, embedding_space_id: str = "", timeout_s: float | None = None
+    ) -> EncodedComposedQueries:
+        """Unit vectors of what edits make of references, any number of them."""
+        return self._wait(
+            self._client.encode_composed(queries, embedding_space_id=embedding_space_id, timeout_s=timeout_s)
+        )
+
     def describe_encoder(self, *, timeout_s: float | None = None) -> EncoderDescription:
         """Which release the encoder serves and what it can do."""
         return self._wait(self._client.describe_encoder(timeout_s=timeout_s))
@@ -94,7 +103,7 @@ class Client:
     def search_images(
         self, query: ImageQuery, *, k: int = 10, timeout_s: float | None = None, **options: Unpack[SearchOptions]
     ) -> FoundImages:
-        """The at most `k` stored pictures nearest to a text, a picture's bytes or a vector, best first."""
+        """The at most `k` stored pictures nearest to a text, a picture's bytes, a vector, or a ComposedSearch."""
         return self._wait(self._client.search_images(query, k=k, timeout_s=timeout_s, **options))
 
     def upsert_images(self, images: Iterable[NewImage], *, timeout_s: float | None = None) -> UpsertedImages:

@@ -20,14 +20,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
+from sightline.composition import Edit, leaning, slerp, without
 from sightline.data.pictures import decode_picture
-from sightline.errors import NotReady, SightlineError
-from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
+from sightline.errors import CapabilityMissing, NotReady, SightlineError
+from sightline.limits import MAX_COMPOSED_PER_CALL, MAX_PICTURES_PER_CALL, MAX_TEXTS_PER_CALL
 from sightline.rpc.context import CallContext
-from sightline.rpc.status import item_status
-from sightline.rpc.tensors import tensor_to_proto
+from sightline.rpc.edits import edit_from_proto
+from sightline.rpc.status import error_from_item, item_status
+from sightline.rpc.tensors import tensor_from_proto, tensor_to_proto
 from sightline.rpc.timings import StageClock
 from sightline.rpc.validate import check_count, check_present, check_space, check_text
+from sightline.rpc.vectors import check_dimension, unit_vector
 from sightline.v1 import common_pb2, encoder_pb2
 
 DIMENSION = 32
@@ -53,6 +56,10 @@ class FakeEncoder:
     """Pictures that were decoded and encoded since it was made."""
     refuses: frozenset[str] = frozenset()
     """Digests of pictures that this encoder cannot read."""
+    can_compose: bool = True
+    """Whether its release holds a composer."""
+    composes_vectors: bool = True
+    """Whether a vector can be a reference."""
 
     async def start(self) -> None:
         """Nothing to make ready."""
@@ -92,6 +99,20 @@ class FakeEncoder:
         ]
         return encoder_pb2.EncodeImagesResponse(items=items, served=self._served(space_id, call=call, clock=clock))
 
+    async def EncodeComposed(
+        self, request: encoder_pb2.EncodeComposedRequest, call: CallContext
+    ) -> encoder_pb2.EncodeComposedResponse:
+        """One vector per query: half way from the reference's to that of the last colour that the texts name."""
+        clock = StageClock()
+        check_count(len(request.queries), field="queries", limit=MAX_COMPOSED_PER_CALL)
+        if any(query.HasField("vector") for query in request.queries):
+            check_present(bool(request.embedding_space_id), field="embedding_space_id")
+        space_id = self._space(request.embedding_space_id)
+        for query in request.queries:
+            self._check_composer(query)
+        items = [self._composed_item(query, space_id=space_id) for query in request.queries]
+        return encoder_pb2.EncodeComposedResponse(items=items, served=self._served(space_id, call=call, clock=clock))
+
     async def DescribeEncoder(
         self, request: encoder_pb2.DescribeEncoderRequest, call: CallContext
     ) -> encoder_pb2.DescribeEncoderResponse:
@@ -105,6 +126,8 @@ class FakeEncoder:
             token_width=TOKEN_WIDTH,
             compute_dtype="float32",
             reload=common_pb2.ReloadStatus(phase="idle", serving_generation=self.generation),
+            can_compose=self.can_compose,
+            composes_vectors=self.can_compose and self.composes_vectors,
         )
 
     def _space(self, wanted: str) -> str:
@@ -131,6 +154,36 @@ class FakeEncoder:
             sha256=sha256,
             width=picture.width,
             height=picture.height,
+        )
+
+    def _check_composer(self, query: encoder_pb2.ComposedQuery) -> None:
+        kind = query.WhichOneof("reference")
+        if kind and not self.can_compose:
+            raise CapabilityMissing("this encoder has no composer", detail="composer")
+        if kind == "vector" and not self.composes_vectors:
+            raise CapabilityMissing("this encoder has to see the reference", detail="pixels")
+
+    def _composed_item(self, query: encoder_pb2.ComposedQuery, *, space_id: str) -> encoder_pb2.EncodedComposed:
+        kind, sha256 = query.WhichOneof("reference"), ""
+        try:
+            edit = edit_from_proto(query.edit, field="queries.edit", has_reference=kind is not None)
+            seen = None
+            if kind == "picture":
+                item = self._image_item(query.picture.data, space_id=space_id, with_tokens=False)
+                sha256 = item.sha256
+                seen = _vector_or_error(item)
+            elif kind == "vector":
+                seen = unit_vector(tensor_from_proto(query.vector, name="vector"), name="vector")
+                check_dimension(seen, name="vector", dimension=DIMENSION)
+        except SightlineError as error:
+            return encoder_pb2.EncodedComposed(status=item_status(error), sha256=sha256)
+        num_tokens = len(edit.sentence.split()) + 2
+        return encoder_pb2.EncodedComposed(
+            status=item_status(None),
+            vector=tensor_to_proto(composed_vector(seen, edit=edit, space_id=space_id)),
+            num_tokens=num_tokens,
+            is_truncated=num_tokens > CONTEXT_LENGTH,
+            sha256=sha256,
         )
 
     def _served(self, space_id: str, *, call: CallContext, clock: StageClock) -> common_pb2.Served:
@@ -166,11 +219,30 @@ def text_vector(text: str, *, space_id: str) -> Floats:
     return _unit(_rotation(space_id) @ np.random.default_rng(seed).normal(size=DIMENSION))
 
 
+def composed_vector(reference: Floats | None, *, edit: Edit, space_id: str) -> Floats:
+    """The unit vector [F] of what an edit makes of a reference's vector, or of its texts alone."""
+    sentence = text_vector(edit.sentence, space_id=space_id) if edit.sentence else None
+    if reference is None:
+        assert sentence is not None, "a query without reference has a text"
+        query = sentence
+    else:
+        composed = reference if sentence is None else slerp(reference, sentence, share=0.5)
+        query = leaning(composed, edit=edit, picture_D=reference, sentence_D=sentence)
+    return without(query, negatives_ND=[text_vector(text, space_id=space_id) for text in edit.negatives])
+
+
 def colour_picture(colour: str | tuple[int, int, int], *, side: int = 8) -> bytes:
     """A PNG of one colour."""
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _vector_or_error(item: encoder_pb2.EncodedImage) -> Floats:
+    error = error_from_item(item.status)
+    if error is not None:
+        raise error
+    return tensor_from_proto(item.vector, name="vector")
 
 
 def _text_item(text: str, *, space_id: str) -> encoder_pb2.EncodedText:

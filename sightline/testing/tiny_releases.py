@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from sightline.models.composer import Composer, build_composer
 from sightline.models.composer_config import ComposerConfig
 from sightline.models.config import FusionConfig, TowerConfig, ZrigfConfig
@@ -74,5 +72,5 @@ def _composer(config: ComposerConfig, *, model: ZrigfModel, tokenizer: CorpusTow
     composer = build_composer(config, tower=model.tower, tokenizer=tokenizer, embedding_space_id=space_id)
     for parameter in composer.parameters():
         # As it starts, it would answer every reference alike.
-        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+        parameter.data.add_(parameter.data.clone().normal_(std=0.3))
     return composer.eval()

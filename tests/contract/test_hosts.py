@@ -76,6 +76,12 @@ class ToyEncoder:
         items = [encoder_pb2.EncodedImage(sha256=text) for text in told]
         return encoder_pb2.EncodeImagesResponse(items=items)
 
+    async def EncodeComposed(
+        self, request: encoder_pb2.EncodeComposedRequest, call: CallContext
+    ) -> encoder_pb2.EncodeComposedResponse:
+        """Nothing: no rule of the hosts is told by it."""
+        return encoder_pb2.EncodeComposedResponse()
+
     async def DescribeEncoder(
         self, request: encoder_pb2.DescribeEncoderRequest, call: CallContext
     ) -> encoder_pb2.DescribeEncoderResponse:

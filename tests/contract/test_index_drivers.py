@@ -204,6 +204,14 @@ async def test_filters_hold_every_must_and_no_must_not(index: VectorIndex) -> No
     assert await kept() == ["a", "b", "c", "d"]
 
 
+async def test_a_picture_is_left_out_by_its_digest_under_whatever_id(index: VectorIndex) -> None:
+    await store(index, point("a", seed=3), point("copy of a", seed=3, colour="red"), point("b", seed=4, colour="red"))
+    red = Condition(key="colour", any_of=("red",))
+    assert await found(index, unit(3), where=Where(not_sha256="sha-3")) == ["b"]
+    assert await found(index, unit(3), where=Where(must=(red,), not_sha256="sha-4")) == ["copy of a"]
+    assert await found(index, unit(3), where=Where(must_not=(red,), not_sha256="sha-4")) == ["a"]
+
+
 async def test_any_metadata_key_can_be_filtered(index: VectorIndex) -> None:
     keys = ["a.b", 'quo"ted', "with=equals", "[]", "with space", "ключ", "sha256", "labels"]
     await store(index, *[point(f"has {key}", vector=unit(3), **{key: "v=1"}) for key in keys])

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,14 +18,15 @@ from retriever_svc.building import build_servicer as build_retriever
 from retriever_svc.settings import RetrieverSettings
 from sightline.client import AsyncClient, Endpoints, NewImage
 from sightline.errors import EmbeddingSpaceMismatch, FieldMissing, SightlineError, TooManyItems
-from sightline.limits import MAX_PICTURES_PER_CALL, MAX_TEXT_CHARS, MAX_TEXTS_PER_CALL
+from sightline.limits import MAX_COMPOSED_PER_CALL, MAX_PICTURES_PER_CALL, MAX_TEXT_CHARS, MAX_TEXTS_PER_CALL
 from sightline.registry import Manifest
 from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.channels import ChannelSettings, Remote
 from sightline.rpc.host_settings import HostSettings
+from sightline.rpc.tensors import tensor_to_proto
 from sightline.testing.encoder import FakeEncoder, colour_picture
 from sightline.testing.folders import quick_folder
-from sightline.testing.tiny_releases import publish_folder, save_tiny_encoder
+from sightline.testing.tiny_releases import SEES_VECTORS, publish_folder, save_tiny_encoder
 from sightline.v1 import common_pb2, encoder_pb2
 from sightline.v1.encoder_pb2_grpc import EncoderServiceStub
 
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 def publish(folder: Path, *, seed: int) -> Manifest:
     torch.manual_seed(seed)
-    architecture = save_tiny_encoder(folder / f"made-{seed}")
+    architecture = save_tiny_encoder(folder / f"made-{seed}", composer=SEES_VECTORS)
     return publish_folder(folder / f"made-{seed}", registry_uri=str(folder / "registry"), architecture=architecture)
 
 
@@ -124,6 +126,33 @@ async def test_fake_and_real_encoder_answer_pictures_alike(encode: Callable[...,
     assert good.tokens.dtype == common_pb2.DTYPE_FLOAT16
     plain = await encode(encoder_pb2.EncodeImagesRequest(pictures=pictures[:1]))
     assert not plain.items[0].HasField("tokens")
+
+
+async def test_fake_and_real_encoder_answer_composed_queries_alike(encode: Callable[..., Any]) -> None:
+    described = await encode(encoder_pb2.DescribeEncoderRequest())
+    assert (described.can_compose, described.composes_vectors) == (True, True)
+    red, edit = common_pb2.Picture(data=colour_picture("red", side=9)), common_pb2.Edit(texts=["is blue"])
+    queries = [
+        encoder_pb2.ComposedQuery(picture=red, edit=edit),
+        encoder_pb2.ComposedQuery(picture=red),
+        encoder_pb2.ComposedQuery(edit=edit),
+        encoder_pb2.ComposedQuery(vector=tensor_to_proto(np.ones(described.dimension, np.float32)), edit=edit),
+        encoder_pb2.ComposedQuery(vector=tensor_to_proto(np.ones(described.dimension + 1, np.float32)), edit=edit),
+        encoder_pb2.ComposedQuery(picture=common_pb2.Picture(data=b"no picture"), edit=edit),
+        encoder_pb2.ComposedQuery(picture=red, edit=common_pb2.Edit(texts=["word " * 200])),
+        encoder_pb2.ComposedQuery(),
+    ]
+    space_id = described.served.embedding_space_id
+    reply = await encode(encoder_pb2.EncodeComposedRequest(queries=queries, embedding_space_id=space_id))
+    reasons = ["", "", "", "", "DIMENSION_MISMATCH", "PICTURE_UNREADABLE", "", "FIELD_MISSING"]
+    assert [item.status.reason for item in reply.items] == reasons
+    assert [item.HasField("vector") for item in reply.items] == [not reason for reason in reasons]
+    assert [len(item.sha256) for item in reply.items] == [64, 64, 0, 0, 0, 64, 64, 0]
+    assert [item.is_truncated for item in reply.items] == [False] * 6 + [True, False]
+    await refused(FieldMissing, encode, encoder_pb2.EncodeComposedRequest())
+    await refused(FieldMissing, encode, encoder_pb2.EncodeComposedRequest(queries=queries))
+    too_many = encoder_pb2.EncodeComposedRequest(queries=queries[:1] * (MAX_COMPOSED_PER_CALL + 1))
+    await refused(TooManyItems, encode, too_many)
 
 
 async def test_fake_and_real_encoder_refuse_alike(encode: Callable[..., Any]) -> None:

@@ -16,10 +16,11 @@ from retriever_svc.index import Floats, SpaceSpec
 from retriever_svc.pictures import FolderPictures
 from retriever_svc.rollout import RolloutSettings
 from retriever_svc.writing import NewImage
+from sightline.composition import Edit
 from sightline.errors import EmbeddingSpaceMismatch, PictureUnreadable, SightlineError
 from sightline.rpc.context import CallContext, IncomingCall
 from sightline.rpc.timings import StageClock
-from sightline.testing.encoder import DIMENSION, FIRST_SPACE, TOKEN_WIDTH, colour_tokens, colour_vector
+from sightline.testing.encoder import DIMENSION, FIRST_SPACE, TOKEN_WIDTH, colour_tokens, colour_vector, composed_vector
 from sightline.testing.folders import quick_folder
 
 COLOURS = [(step, (step * 7) % 256, (step * 13) % 256) for step in range(0, 250, 19)]
@@ -55,6 +56,13 @@ class ColourEncoder:
         self._check(space_id)
         await asyncio.sleep(0)
         return colour_vector(tuple(text.encode("latin-1")[:3].ljust(3)), space_id=space_id)
+
+    async def encode_composed(
+        self, reference: bytes | Floats | None, *, edit: Edit, space_id: str, call: CallContext
+    ) -> Floats:
+        self._check(space_id)
+        seen = colour_vector(tuple(reference), space_id=space_id) if isinstance(reference, bytes) else reference
+        return composed_vector(seen, edit=edit, space_id=space_id)
 
     async def encode_pictures(
         self, pictures: list[bytes], *, space_id: str, with_tokens: bool, call: CallContext

@@ -65,6 +65,9 @@ class Held:
     async def EncodeImages(self, request: Any, call: Any) -> encoder_pb2.EncodeImagesResponse:
         return encoder_pb2.EncodeImagesResponse()
 
+    async def EncodeComposed(self, request: Any, call: Any) -> encoder_pb2.EncodeComposedResponse:
+        return encoder_pb2.EncodeComposedResponse()
+
     async def DescribeEncoder(self, request: Any, call: Any) -> encoder_pb2.DescribeEncoderResponse:
         return encoder_pb2.DescribeEncoderResponse(dimension=7)
 

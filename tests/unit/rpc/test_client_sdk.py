@@ -15,6 +15,8 @@ from sightline import errors
 from sightline.client import (
     AsyncClient,
     Client,
+    ComposedQuery,
+    ComposedSearch,
     Endpoints,
     NewImage,
     ReplyFinish,
@@ -83,9 +85,21 @@ class ToyEncoder(Toy):
         ]
         return encoder_pb2.EncodeImagesResponse(items=items, served=common_pb2.Served(embedding_space_id="space"))
 
+    async def EncodeComposed(self, request: encoder_pb2.EncodeComposedRequest, call: CallContext) -> Any:
+        self.note(request, call)
+        items = [
+            encoder_pb2.EncodedComposed(
+                vector=tensor_to_proto(np.ones(2, np.float32)), sha256=query.WhichOneof("reference")
+            )
+            for query in request.queries
+        ]
+        return encoder_pb2.EncodeComposedResponse(items=items, served=common_pb2.Served(embedding_space_id="space"))
+
     async def DescribeEncoder(self, request: encoder_pb2.DescribeEncoderRequest, call: CallContext) -> Any:
         reload = common_pb2.ReloadStatus(phase="idle", serving_generation=2, quarantined_release_ids=["sha256-1"])
-        return encoder_pb2.DescribeEncoderResponse(dimension=2, compute_dtype="float32", reload=reload)
+        return encoder_pb2.DescribeEncoderResponse(
+            dimension=2, compute_dtype="float32", reload=reload, can_compose=True
+        )
 
 
 class ToyRetriever(Toy):
@@ -278,6 +292,37 @@ async def test_a_search_takes_pictures_and_vectors(suite: Suite) -> None:
     assert vector.embedding_space_id == "space"
 
 
+async def test_composed_queries_are_split_and_carry_their_edits(suite: Suite) -> None:
+    edit: Any = {"texts": ["at night"], "negative_texts": ["a car"], "text_weight": 0.25}
+    queries = [ComposedQuery(picture=b"jpeg", **edit), ComposedQuery(vector=np.ones(2), texts=["red"])]
+    reply = await suite.client.encode_composed([*queries, *[ComposedQuery(texts=["red"])] * 63])
+    assert [item.sha256 for item in reply.items] == ["picture", "vector", *[""] * 63]
+    assert reply.vectors.shape == (65, 2)
+    first, second = suite.encoder.requests
+    assert (len(first.queries), len(second.queries), second.embedding_space_id) == (64, 1, "space")
+    sent = first.queries[0].edit
+    assert (sent.texts, sent.negative_texts, sent.text_weight) == (["at night"], ["a car"], 0.25)
+    assert not first.queries[1].edit.HasField("text_weight")
+
+
+async def test_a_composed_search_carries_its_reference_and_edit(suite: Suite) -> None:
+    await suite.client.search_images(ComposedSearch(picture=b"jpeg", texts=["at night"], text_weight=0.0), k=3)
+    await suite.client.search_images(ComposedSearch(image_id="a", negative_texts=["a car"], keep_reference=True))
+    await suite.client.search_images(ComposedSearch(texts=["at night"]), must={"place": ["mill"]})
+    sent, stored, plain = (request.composed for request in suite.retriever.requests)
+    assert (sent.picture.data, sent.edit.texts, sent.edit.HasField("text_weight")) == (b"jpeg", ["at night"], True)
+    assert (stored.image_id, stored.edit.negative_texts, stored.keep_reference) == ("a", ["a car"], True)
+    assert (plain.WhichOneof("reference"), suite.retriever.requests[2].filter.must[0].key) == (None, "place")
+
+
+async def test_two_references_in_one_are_refused_before_the_call(suite: Suite) -> None:
+    with pytest.raises(errors.UsageError, match="got picture and image_id"):
+        await suite.client.search_images(ComposedSearch(picture=b"jpeg", image_id="a"))
+    with pytest.raises(errors.UsageError, match="got picture and vector"):
+        await suite.client.encode_composed([ComposedQuery(picture=b"jpeg", vector=np.ones(2))])
+    assert suite.encoder.requests == suite.retriever.requests == []
+
+
 async def test_storing_many_pictures_tells_each_outcome(suite: Suite) -> None:
     images = [NewImage(image_id="bad" if n == 66 else str(n), picture=b"x", metadata={"n": str(n)}) for n in range(70)]
     stored = await suite.client.upsert_images(iter(images))
@@ -314,6 +359,7 @@ async def test_descriptions_are_plain_values(suite: Suite) -> None:
     encoder = await suite.client.describe_encoder()
     index = await suite.client.describe_index()
     generator = await suite.client.describe_generator()
+    assert (encoder.can_compose, encoder.composes_vectors) == (True, False)
     assert (encoder.dimension, encoder.reload.quarantined_release_ids) == (2, ("sha256-1",))
     assert (index.num_images, index.rollout.target_space_id) == (2, "new")
     assert generator.context_length == 9
@@ -383,6 +429,7 @@ async def test_the_synchronous_twin_answers_alike(suite: Suite) -> None:
     def use() -> tuple[Any, ...]:
         with Client(suite.endpoints, timeout_s=5.0) as client:
             encoded = client.encode_texts(["ab"]).vectors.tolist()
+            assert client.encode_composed([ComposedQuery(texts=["ab"])]).vectors.tolist() == [[1.0, 1.0]]
             found = client.search_images("a mill", k=3).images[0].image_id
             events = [type(event) for event in client.stream_reply(HELLO)]
             return encoded, found, events, client.reply(HELLO).text, client.describe_index().driver
