@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +12,27 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from sightline.cli.chat_view import HeardReply, JsonLines, Pipe, Screen, View
-from sightline.client import Client, Endpoints, ReplyEvent, ReplyHeader, ReplyOptions, ReplyText, Tls, Turn
-from sightline.errors import SightlineError, UsageError
+from sightline.cli.chat_view import HeardReply, JsonLines, Pipe, Screen, View, described
+from sightline.client import (
+    Client,
+    ComposedSearch,
+    Edit,
+    Endpoints,
+    ReplyEvent,
+    ReplyHeader,
+    ReplyOptions,
+    ReplyText,
+    Tls,
+    Turn,
+    follow_up,
+)
+from sightline.errors import CapabilityMissing, ImageNotFound, IndexEmpty, SightlineError, UsageError
 from sightline.limits import DEFAULT_NEW_TOKENS, DEFAULT_REPLY_IMAGES, MAX_DIALOGUE_TURNS, MAX_PICTURE_BYTES
 from sightline.settings import environment
 
 DEFAULT_ADDRESS = "127.0.0.1:9000"
-HELP = """/look FILE             show a picture; the bot looks at it until the next /look or /pictures
+HELP = """"like that one, but red", "the same without the car": finds what you mean from the picture shown last
+/look FILE             show a picture; the bot looks at it until the next /look or /pictures
 /pictures retrieve     find pictures in the index for every question (the default)
 /pictures none         answer from the text alone
 /reset                 forget the conversation
@@ -38,16 +51,23 @@ class Conversation:
     """Each turn with the pictures behind it, as `/save` writes it."""
     shown: bytes | None = None
     """The picture that the user shows."""
+    last_shown: bytes | str | None = None
+    """The picture shown last, by the user (its bytes) or the best behind the last answer (its id)."""
     grounding: Literal["auto", "none"] = "auto"
 
     def ask(self, text: str) -> list[Turn]:
         """The dialogue to send: what was said, as far as a call may carry it, and `text` last."""
         return [*self.turns, Turn(speaker="user", text=text)][-MAX_DIALOGUE_TURNS:]
 
-    def remember(self, text: str, *, heard: HeardReply) -> None:
-        """Add a question and its answer; an answer without words is no turn."""
+    def remember(self, text: str, *, heard: HeardReply, found: Sequence[str] = ()) -> None:
+        """Add a question, the pictures that were found for it if it was an edit, and its answer.
+
+        An answer without words is no turn.
+        """
         self.turns.append(Turn(speaker="user", text=text))
         self.transcript.append({"speaker": "user", "text": text, "shows_picture": self.shown is not None})
+        shown = [*found, *(image.image_id for image in heard.images if image.image_id)]
+        self.last_shown = next(iter(shown), self.last_shown)
         if heard.text.strip():
             self.turns.append(Turn(speaker="bot", text=heard.text))
         self.transcript.append({"speaker": "bot", **heard.as_json()})
@@ -56,7 +76,7 @@ class Conversation:
         """Forget everything but where pictures come from."""
         self.turns.clear()
         self.transcript.clear()
-        self.shown = None
+        self.shown = self.last_shown = None
 
 
 class Chat:
@@ -66,6 +86,7 @@ class Chat:
         self._client = client
         self._view = view
         self._options = options
+        self._k = options.get("k", DEFAULT_REPLY_IMAGES)
         self._conversation = Conversation()
         self._commands: dict[str, Callable[[str], None]] = {
             "/look": self._look,
@@ -97,13 +118,37 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         conversation = self._conversation
+        found = self._found_by_edit(text)
         options = self._options | ReplyOptions(grounding=conversation.grounding)
-        if conversation.shown is not None:
+        if found:
+            options |= ReplyOptions(image_ids=found, grounding="retrieved")
+        elif conversation.shown is not None:
             options |= ReplyOptions(picture=conversation.shown, grounding="given")
         events = self._client.stream_reply(conversation.ask(text), **options)
         with self._view.reply() as heard:
             _listen(events, heard=heard)
-        conversation.remember(text, heard=heard)
+        conversation.remember(text, heard=heard, found=found)
+
+    def _found_by_edit(self, text: str) -> list[str]:
+        """The pictures that a follow-up such as "like that one, but red" asks for; none if it is an ordinary turn.
+
+        It is also one, and a note says why, where nothing was shown before,
+        where no composer answers, and where the picture is gone.
+        """
+        edit = follow_up(text)
+        if edit is None or self._conversation.grounding == "none":
+            return []
+        last = self._conversation.last_shown
+        if last is None:
+            self._view.note("no picture was shown yet: taking this as a question")
+            return []
+        try:
+            found = self._client.search_images(_search_from(last, edit=edit), k=self._k)
+        except (CapabilityMissing, ImageNotFound, IndexEmpty) as error:
+            self._view.note(f"{error.message}: taking this as a question")
+            return []
+        self._view.note("; ".join(["found", *(described(image) for image in found.images)]))
+        return [image.image_id for image in found.images]
 
     def _look(self, argument: str) -> None:
         path = Path(argument).expanduser()
@@ -111,7 +156,7 @@ class Chat:
             raise UsageError(f"/look: got {argument!r}, expected the path of a picture")
         if path.stat().st_size > MAX_PICTURE_BYTES:
             raise UsageError(f"/look: {path} has {path.stat().st_size} bytes, limit {MAX_PICTURE_BYTES}")
-        self._conversation.shown = path.read_bytes()
+        self._conversation.shown = self._conversation.last_shown = path.read_bytes()
         self._view.note(f"looking at {path.name}")
 
     def _pictures(self, argument: str) -> None:
@@ -144,6 +189,7 @@ def chat(
         str, typer.Option(help="host:port of Ray Serve. Default: SIGHTLINE_ADDRESS, else 127.0.0.1:9000.")
     ] = "",
     generator: Annotated[str, typer.Option(help="host:port of a generator that is hosted by itself.")] = "",
+    retriever: Annotated[str, typer.Option(help="host:port of a retriever that is hosted by itself.")] = "",
     once: Annotated[str, typer.Option(help="Ask this one question and leave.")] = "",
     look: Annotated[Path | None, typer.Option(help="Show this picture from the start.")] = None,
     pictures: Annotated[str, typer.Option(help="retrieve or none.")] = "retrieve",
@@ -156,7 +202,8 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Write each reply as one JSON object.")] = False,
 ) -> None:
     """Talk to a bot that sees. Lines from a pipe are one turn each. /help inside lists the commands."""
-    endpoints = Endpoints(generator=generator or address or environment("SIGHTLINE_ADDRESS", default=DEFAULT_ADDRESS))
+    together = address or environment("SIGHTLINE_ADDRESS", default=DEFAULT_ADDRESS)
+    endpoints = Endpoints(generator=generator or together, retriever=retriever or together)
     token = environment("SIGHTLINE_TOKEN") or None
     options = ReplyOptions(k=k, max_new_tokens=max_new_tokens)
     if min_score is not None:
@@ -170,6 +217,12 @@ def chat(
         for line in opening:
             bot.handle(line)
         _converse(bot, console, once=once)
+
+
+def _search_from(shown: bytes | str, *, edit: Edit) -> ComposedSearch:
+    if isinstance(shown, bytes):
+        return ComposedSearch.of(edit, picture=shown)
+    return ComposedSearch.of(edit, image_id=shown)
 
 
 def _converse(bot: Chat, console: Console, *, once: str) -> None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sightline.client import ReplyFinish, ReplyHeader, UsedImage
+from sightline.client import FoundImage, ReplyFinish, ReplyHeader, UsedImage
 
 _BAR_CHARS = 10
 _MAX_METADATA_CHARS = 80
@@ -126,6 +126,11 @@ def printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable())
 
 
+def described(image: FoundImage) -> str:
+    """A picture that was found, on one line."""
+    return f"{printable(image.image_id)} {image.score:.2f} {_metadata(image)}".rstrip()
+
+
 def _speech(heard: HeardReply) -> Text:
     waiting = "looking ..." if heard.header is None else "..."
     return Text.assemble(("bot> ", "bold cyan"), printable(heard.text) or (waiting, "dim"))
@@ -153,7 +158,7 @@ def _name(image: UsedImage) -> str:
     return printable(image.image_id) or "your picture"
 
 
-def _metadata(image: UsedImage) -> str:
+def _metadata(image: UsedImage | FoundImage) -> str:
     pairs = ", ".join(f"{key}: {value}" for key, value in sorted(image.metadata.items()))
     clean = printable(pairs)
     return clean if len(clean) <= _MAX_METADATA_CHARS else clean[: _MAX_METADATA_CHARS - 3] + "..."

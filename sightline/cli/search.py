@@ -1,4 +1,4 @@
-"""`sightline search`: the pictures that a sentence or a picture finds."""
+"""`sightline search`: the pictures that a sentence, a picture, or a picture with an edit finds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli.index import DEFAULT_ADDRESS
-from sightline.client import Client, FoundImages, Tls
+from sightline.client import Client, ComposedSearch, Edit, FoundImages, ImageQuery, Tls
 from sightline.errors import UsageError
 from sightline.settings import environment
 
@@ -20,8 +20,24 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="A sentence, or the path of a picture.")],
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="A sentence, or the path of a picture; several sentences count together.")
+    ] = None,
     *,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="A picture to start from; the sentences say what is different in the wanted one."),
+    ] = None,
+    image_id: Annotated[str | None, typer.Option(help="A stored picture to start from.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="What the wanted picture has not; repeatable.")
+    ] = None,
+    text_weight: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="0 leans to the picture, 1 to the sentences.")
+    ] = None,
+    keep_reference: Annotated[
+        bool, typer.Option("--keep-reference", help="Let the picture to start from be found.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many pictures at most.")] = 5,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="KEY=VALUE that a picture's metadata must have; repeatable.")
@@ -29,14 +45,38 @@ def search(
     address: Annotated[str, typer.Option(help="host:port of the retriever or of Ray Serve.")] = DEFAULT_ADDRESS,
     ca: Annotated[Path | None, typer.Option(help="PEM certificates that sign the service; turns TLS on.")] = None,
 ) -> None:
-    """Show the pictures nearest to a sentence or to a picture, best first."""
+    """Show the pictures nearest to a sentence, to a picture, or to a picture with what is different, best first."""
     tls = Tls(ca_file=ca) if ca is not None else None
     token = environment("SIGHTLINE_TOKEN") or None
-    path = Path(query)
-    example = path.read_bytes() if path.suffix and path.is_file() else query
+    edit = Edit(texts=queries or [], negative_texts=without or [], text_weight=text_weight)
+    query = query_of(edit, image=image, image_id=image_id, keep_reference=keep_reference)
     with Client(address, token=token, tls=tls) as client:
-        found = client.search_images(example, k=k, must=conditions(where or []))
+        found = client.search_images(query, k=k, must=conditions(where or []))
     Console().print(hits_table(found))
+
+
+def query_of(
+    edit: Edit, *, image: Path | None = None, image_id: str | None = None, keep_reference: bool = False
+) -> ImageQuery:
+    """What the command line asks for. One word alone is a sentence or, if it is the path of a file, a picture.
+
+    Raises UsageError for nothing, for two references, and for a path that is no
+    file.
+    """
+    is_edit = len(edit.texts) > 1 or edit.negative_texts or edit.text_weight is not None
+    if image is None and image_id is None and not is_edit:
+        if not edit.texts:
+            raise UsageError("query: got nothing, expected a sentence, the path of a picture, --image or --image-id")
+        return _sentence_or_picture(edit.texts[0])
+    if image is not None and not image.is_file():
+        raise UsageError(f"--image: got {str(image)!r}, expected the path of a picture")
+    data = None if image is None else image.read_bytes()
+    return ComposedSearch.of(edit, picture=data, image_id=image_id, keep_reference=keep_reference)
+
+
+def _sentence_or_picture(word: str) -> str | bytes:
+    path = Path(word)
+    return path.read_bytes() if path.suffix and path.is_file() else word
 
 
 def conditions(pairs: list[str]) -> dict[str, list[str]]:

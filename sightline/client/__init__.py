@@ -10,9 +10,20 @@ are tried again where that is safe, and end by their deadline.
 
 from sightline.client.async_client import AsyncClient
 from sightline.client.endpoints import Endpoints, Tls
-from sightline.client.requests import ImageQuery, NewImage, ReplyOptions, SearchOptions, Turn
+from sightline.client.follow_ups import follow_up
+from sightline.client.requests import (
+    ComposedQuery,
+    ComposedSearch,
+    ImageQuery,
+    NewImage,
+    ReplyOptions,
+    SearchOptions,
+    Turn,
+)
 from sightline.client.results import (
     DeletedImages,
+    EncodedComposed,
+    EncodedComposedQueries,
     EncodedImage,
     EncodedImages,
     EncodedText,
@@ -37,11 +48,17 @@ from sightline.client.results import (
     UsedImage,
 )
 from sightline.client.sync_client import Client
+from sightline.composition import Edit
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "ComposedQuery",
+    "ComposedSearch",
     "DeletedImages",
+    "Edit",
+    "EncodedComposed",
+    "EncodedComposedQueries",
     "EncodedImage",
     "EncodedImages",
     "EncodedText",
@@ -71,4 +88,5 @@ __all__ = [
     "UpsertedImages",
     "Usage",
     "UsedImage",
+    "follow_up",
 ]

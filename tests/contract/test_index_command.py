@@ -165,6 +165,37 @@ async def test_a_run_that_is_stopped_halfway_is_finished_by_the_next(served: Ser
     assert (again.num_unchanged, again.num_stored) == (stored, len(items) - stored)
 
 
+async def test_search_starts_from_a_picture_sent_or_stored(served: Served, pictures: Path) -> None:
+    await served.run("index", str(pictures))
+    red = next(path for path in pictures.rglob("red.png"))
+    code, output = await served.run("search", "--image", str(red), "but blue", "-k", "1")
+    assert (code, "blue.png" in output) == (0, True), output
+    image_id = next(name for name in await served.stored() if name.endswith("red.png"))
+    code, output = await served.run(
+        "search", "--image-id", image_id, "blue", "in snow blue", "--text-weight", "1", "-k", "1"
+    )
+    assert (code, "blue.png" in output) == (0, True), output
+    code, output = await served.run(
+        "search", "--image-id", image_id, "--without", "blue", "--keep-reference", "-k", "1"
+    )
+    assert (code, "red.png" in output) == (0, True), output
+    code, output = await served.run("search", "--image-id", "absent", "blue")
+    assert (code, "absent" in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "query: got nothing"),
+        (["blue", "--image", "nowhere.png"], "--image: got 'nowhere.png'"),
+        (["blue", "--image", __file__, "--image-id", "a"], "got picture and image_id"),
+    ],
+)
+async def test_a_search_that_means_nothing_is_refused(served: Served, words: list[str], told: str) -> None:
+    code, output = await served.run("search", *words)
+    assert (code, told in output) == (2, True), output
+
+
 async def test_a_service_that_goes_away_is_said_and_what_is_left(served: Served, pictures: Path) -> None:
     await served.host.drain_and_stop()
     code, output = await served.run("index", str(pictures))

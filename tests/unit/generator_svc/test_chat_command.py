@@ -16,10 +16,11 @@ from sightline.cli import app
 from sightline.cli.chat import Chat
 from sightline.cli.chat_view import Screen, printable
 from sightline.client import ReplyHeader, ReplyText, Served, UsedImage
-from sightline.errors import DependencyUnavailable, FieldOutOfRange, UsageError
+from sightline.errors import CapabilityMissing, DependencyUnavailable, FieldOutOfRange, UsageError
 from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.context import CallContext
 from sightline.rpc.host_settings import HostSettings
+from sightline.v1 import common_pb2, retriever_pb2
 from sightline.v1 import generator_pb2 as pb
 
 
@@ -48,7 +49,34 @@ class Parrot:
     Reply = DescribeGenerator = StreamReply
 
 
+class Shelf:
+    """Finds two pictures for every edit, and keeps what it was asked; it has no composer for what is "impossible"."""
+
+    def __init__(self) -> None:
+        self.asked: list[retriever_pb2.ComposedSearch] = []
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def is_ready(self) -> bool:
+        return True
+
+    async def SearchImages(self, request: retriever_pb2.SearchImagesRequest, call: CallContext) -> Any:
+        if "impossible" in request.composed.edit.texts:
+            raise CapabilityMissing("this encoder has no composer", detail="composer")
+        self.asked.append(request.composed)
+        hits = [common_pb2.ScoredImage(image_id=f"{name}-{len(self.asked)}", score=0.5) for name in ("best", "second")]
+        return retriever_pb2.SearchImagesResponse(images=hits[: request.k])
+
+    UpsertImages = DeleteImages = GetImage = ListImages = DescribeIndex = SearchImages
+
+
 def _image(request: pb.StreamReplyRequest) -> pb.UsedImage:
+    if request.image_ids:
+        return pb.UsedImage(image_id=request.image_ids[-1], score=0.2, weight=1.0)
     if request.HasField("picture"):
         return pb.UsedImage(weight=1.0)
     metadata = {"caption": "a mill \x1b[31mby the river"}
@@ -60,6 +88,16 @@ async def address() -> AsyncIterator[str]:
     host = AioHost([ServiceBinding(service="GeneratorService", servicer=Parrot())], HostSettings(grace_s=1.0))
     await host.start()
     yield host.address
+    await host.drain_and_stop()
+
+
+@pytest.fixture
+async def shelf() -> AsyncIterator[tuple[Shelf, str]]:
+    """A retriever's servicer and its address."""
+    servicer = Shelf()
+    host = AioHost([ServiceBinding(service="RetrieverService", servicer=servicer)], HostSettings(grace_s=1.0))
+    await host.start()
+    yield servicer, host.address
     await host.drain_and_stop()
 
 
@@ -95,6 +133,34 @@ async def test_a_shown_picture_is_looked_at_until_it_is_put_away(address: str, r
     done = await chat(address, lines=f"/look {red_picture}\none\ntwo\n/pictures retrieve\nthree\n")
     looked = [line.split(" score")[0] for line in done.output.splitlines() if "looked at" in line]
     assert looked == ["  looked at your picture", "  looked at your picture", "  looked at mill-7"]
+
+
+async def test_a_follow_up_starts_from_the_best_picture_shown_last(
+    address: str, shelf: tuple[Shelf, str], red_picture: Path
+) -> None:
+    servicer, retriever = shelf
+    lines = "what is it ?\nlike that one, but red\nthe same without the car\n"
+    done = await chat(address, "--retriever", retriever, lines=f"{lines}/look {red_picture}\nmore like this\n")
+    assert done.exit_code == 0, done.output
+    assert [one.image_id for one in servicer.asked] == ["mill-7", "best-1", ""]
+    assert servicer.asked[2].picture.data == red_picture.read_bytes()
+    assert [list(one.edit.texts) for one in servicer.asked] == [["red"], [], []]
+    assert [list(one.edit.negative_texts) for one in servicer.asked] == [[], ["the car"], []]
+    # What was found is shown, and the reply looks at it.
+    assert "[found; best-1 0.50; second-1 0.50]" in done.output
+    looked = [line.split(" score")[0] for line in done.output.splitlines() if "looked at" in line]
+    assert looked == [f"  looked at {name}" for name in ("mill-7", "second-1", "second-2", "second-3")]
+
+
+async def test_a_follow_up_that_cannot_be_one_is_a_question(address: str, shelf: tuple[Shelf, str]) -> None:
+    servicer, retriever = shelf
+    lines = "like that one, but red\nthe same but impossible\n/pictures none\nthe same but blue\n"
+    done = await chat(address, "--retriever", retriever, lines=lines)
+    assert done.exit_code == 0, done.output
+    assert servicer.asked == []
+    assert "[no picture was shown yet: taking this as a question]" in done.output
+    assert "[this encoder has no composer: taking this as a question]" in done.output
+    assert len([line for line in done.output.splitlines() if line.startswith("bot>")]) == 3
 
 
 async def test_no_picture_is_looked_at_where_none_is_wanted(address: str) -> None:
