@@ -78,14 +78,14 @@ def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Con
         raise UsageError(f"--only: experiment {order.only!r} has nothing to measure on a {base.model.variant!r} model")
     tasks = missing_tasks(cells, out)
     num_models = len({cell.model.digest for cell in cells})
-    console.print(f"{len(cells)} cells of {num_models} models in {out}; {len(tasks)} tasks to run")
+    console.print(f"{len(cells)} cells of {num_models} models in {out}; {len(tasks)} tasks to run", soft_wrap=True)
     began = time.monotonic()
     if tasks:
         with _executor(order) as executor, _bars(console) as progress:
             run_tasks(tasks, executor=executor, on_done=_Ticker(progress, tasks))
     found = write_results(suite, complete_cells(planned, out), order=order, base=base)
     console.print(verdict_table(found))
-    console.print(f"{time.monotonic() - began:.0f} s; {out / 'report.html'}")
+    console.print(f"{time.monotonic() - began:.0f} s; {out / 'report.html'}", soft_wrap=True)
     return found
 
 
