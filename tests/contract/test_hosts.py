@@ -136,7 +136,7 @@ class ToyGenerator:
         self, request: generator_pb2.DescribeGeneratorRequest, call: CallContext
     ) -> generator_pb2.DescribeGeneratorResponse:
         """Returns once a stream that waited was cancelled."""
-        await asyncio.wait_for(self.cancelled.wait(), 10)
+        await asyncio.wait_for(self.cancelled.wait(), 45)
         return generator_pb2.DescribeGeneratorResponse(context_length=1)
 
 
@@ -311,11 +311,11 @@ async def test_a_stream_that_fails_keeps_its_frames_and_its_reason(host: Any, ch
 
 async def test_leaving_a_stream_cancels_its_work(host: Any) -> None:
     caller = await caller_of(host, "GeneratorService", ToyGenerator, keep=False)
-    call = caller.stream("wait", chunks=1)
+    call = caller.stream("wait", chunks=1, timeout=90)  # past the wait below: no deadline may do the cancelling
     assert (await call.read()).chunk.seq == 0
     call.cancel()
     request = generator_pb2.DescribeGeneratorRequest()
-    reply = await caller.generator.DescribeGenerator(request, timeout=20, metadata=(caller.application,))
+    reply = await caller.generator.DescribeGenerator(request, timeout=50, metadata=(caller.application,))
     assert reply.context_length == 1
 
 
