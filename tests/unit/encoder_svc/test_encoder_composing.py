@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,15 +64,28 @@ def settings_of(shelf: Path, **changes: Any) -> EncoderSettings:
 
 @dataclass
 class CountingModel:
-    """A model that keeps the sizes of its composed passes."""
+    """A model that keeps the sizes of its composed passes, each of which waits for pictures that are still decoded."""
 
     model: EncoderModel
     batches: list[int] = field(default_factory=list)
+    num_decoded: int = 0
+    num_awaited: int = 0
+    """How many pictures must be decoded before the next pass begins."""
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        pixels = self.model.preprocess(image)
+        with self._changed:
+            self.num_decoded += 1
+            self._changed.notify_all()
+        return pixels
+
     def encode_composed_ids(self, reference: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.num_decoded >= self.num_awaited, timeout=60)
         self.batches.append(len(ids))
         return self.model.encode_composed_ids(reference, ids)
 
@@ -214,6 +228,7 @@ async def test_eight_callers_share_passes_and_get_what_each_gets_alone(shelves: 
     edits = [Edit(texts=(f"has {n} birds",)) for n in range(8)]
     alone = [await vector(engine, edit, reference=png(n)) for n, edit in enumerate(edits)]
     assert counting[0].batches == [1] * 8
+    counting[0].num_awaited = counting[0].num_decoded + (8 if kind == "pixels" else 0)
     together = await asyncio.gather(*(vector(engine, edit, reference=png(n)) for n, edit in enumerate(edits)))
     await engine.stop()
     assert sum(counting[0].batches[8:]) == 8
