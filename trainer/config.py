@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -350,9 +350,13 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
 
 def training_settings(config: FitConfig) -> dict[str, Any]:
     """Every setting that decides the weights, by dotted name, as plain JSON values; a run resumes with equal ones."""
-    decisive = {"data", "model", "stage1", "stage2", "speed", "seed", "init_from"}
+    return settings_of(config, sections={"data", "model", "stage1", "stage2", "speed", "seed", "init_from"})
+
+
+def settings_of(config: Any, *, sections: Set[str]) -> dict[str, Any]:
+    """Every setting of these sections of any configuration, by dotted name, as plain JSON values."""
     leaves = flatten(config).items()
-    return {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in decisive}
+    return {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in sections}
 
 
 def training_digest(config: FitConfig) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,14 @@ from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from trainer.config import DataSettings, FitConfig, training_settings
 
 RecordT = TypeVar("RecordT")
+
+
+class Rooted(Protocol):
+    """Settings of data that lie below one folder."""
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
     if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
         write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, strangers=settings.num_strangers)
     captions = _read_captions(settings, name=settings.captions_train)
-    dialogues = read_any_dialogues(_existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
+    dialogues = read_any_dialogues(existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)
     dialogues_train, dialogues_val = _held_out_dialogues(settings, dialogues=dialogues)
     pool = _pool(settings, name=settings.pool) if settings.pool else unique_pictures(captions_val)
@@ -158,7 +166,8 @@ def _images(settings: DataSettings) -> Path | None:
     return None if settings.images is None else settings.root / settings.images
 
 
-def _existing(settings: DataSettings, name: Path) -> Path:
+def existing(settings: Rooted, name: Path) -> Path:
+    """The file of that name below the root. Raises UsageError if there is none."""
     path = settings.root / name
     # A pattern of tars names files, but is none; its reader says which of them is missing.
     if not path.exists() and path.suffix != ".tar":
@@ -167,7 +176,7 @@ def _existing(settings: DataSettings, name: Path) -> Path:
 
 
 def _read_captions(settings: DataSettings, *, name: Path) -> list[CaptionRecord]:
-    return read_any_captions(_existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_captions(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
 
 
 def _held_out_captions(
@@ -183,7 +192,7 @@ def _held_out_dialogues(
     settings: DataSettings, *, dialogues: list[DialogueRecord]
 ) -> tuple[list[DialogueRecord], list[DialogueRecord]]:
     if settings.dialogues_val:
-        path = _existing(settings, settings.dialogues_val)
+        path = existing(settings, settings.dialogues_val)
         return dialogues, read_any_dialogues(path, skip_bad=settings.skip_bad)
     # Split by what was said, not by id: the same context twice must not stand on both sides.
     said = ["\n".join(record.context or (record.response,)) for record in dialogues]
@@ -197,13 +206,13 @@ def _is_among(key: str, *, share: float) -> bool:
 
 
 def _pool(settings: DataSettings, *, name: Path) -> list[PoolImage]:
-    return read_any_pool(_existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_pool(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
 
 
 def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> list[DialogueRecord]:
     if settings.dialogues_annotated is None:
         return []
-    path, known = _existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
+    path, known = existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
     dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
     for record in dialogues:
         if record.image_id not in known:
@@ -214,7 +223,7 @@ def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> 
 
 
 def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
-    return read_questions(_existing(settings, name), skip_bad=settings.skip_bad) if name else []
+    return read_questions(existing(settings, name), skip_bad=settings.skip_bad) if name else []
 
 
 def _questions_about(pool: Sequence[PoolImage], *, settings: DataSettings) -> list[QuestionRecord]:
@@ -230,7 +239,7 @@ def _questions_about(pool: Sequence[PoolImage], *, settings: DataSettings) -> li
 def _strangers(settings: DataSettings) -> list[DialogueRecord]:
     if settings.strangers is None:
         return []
-    return read_any_dialogues(_existing(settings, settings.strangers), skip_bad=settings.skip_bad)
+    return read_any_dialogues(existing(settings, settings.strangers), skip_bad=settings.skip_bad)
 
 
 def _file_digests(settings: DataSettings) -> dict[str, str]:
@@ -246,8 +255,12 @@ def _file_digests(settings: DataSettings) -> dict[str, str]:
         settings.questions_seen,
         settings.strangers,
     )
-    files = [path for name in names if name is not None for path in files_of(settings.root / name)]
-    return {_below(settings.root, path): _sha256(path) for path in files}
+    return digests_of(settings.root, names=[name for name in names if name is not None])
+
+
+def digests_of(root: Path, *, names: Sequence[Path]) -> dict[str, str]:
+    """sha256 of each file of those names below `root`, by its path below it; of a tar, of its size and time."""
+    return {_below(root, path): _sha256(path) for name in names for path in files_of(root / name)}
 
 
 def _picture_digests(

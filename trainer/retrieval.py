@@ -17,6 +17,7 @@ import torch
 
 from sightline.data.dialogues import DialogueRecord, query_text
 from sightline.errors import SettingInvalid, UsageError
+from sightline.models.release import LoadedModel
 from trainer.architecture import Built, device_of
 from trainer.store import EncodedPictures, Floats, Rows, StoredArray
 
@@ -97,7 +98,7 @@ def read_retrieved(folder: Path) -> Retrieved:
 
 
 @torch.no_grad()
-def encode_texts(built: Built, texts: Sequence[str]) -> Floats:
+def encode_texts(built: Built | LoadedModel, texts: Sequence[str]) -> Floats:
     """Unit vectors [Q, D] of texts."""
     tower = built.model.tower.eval()
     vectors = []

@@ -19,7 +19,8 @@ EDIT = "{edit}"
 
 
 # Above the classes, because a default made below is checked when it is made.
-def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise SettingInvalid unless the value is one of those allowed."""
     if value not in allowed:
         raise SettingInvalid(f"{name}: got {value!r}, expected {' or '.join(allowed)}")
 
@@ -37,7 +38,7 @@ class InversionConfig:
     """Noise on a caption's vector in stage 1, in units of the encoder's own spread; zero is none."""
 
     def __post_init__(self) -> None:
-        _check_one_of("activation", self.activation, ACTIVATIONS)
+        check_one_of("activation", self.activation, ACTIVATIONS)
         if not 0.0 <= self.dropout < 1.0:
             raise SettingInvalid(f"dropout: got {self.dropout}, limits 0 to below 1")
         if self.hidden_width < 0 or self.noise_scale < 0.0:
@@ -71,8 +72,8 @@ class PromptConfig:
     """Text prompts of the first block: `words`, from the tower's own embeddings of "a photo of a", or `random`."""
 
     def __post_init__(self) -> None:
-        _check_one_of("coupling", self.coupling, COUPLINGS)
-        _check_one_of("prompt start", self.start, STARTS)
+        check_one_of("coupling", self.coupling, COUPLINGS)
+        check_one_of("prompt start", self.start, STARTS)
         if self.num_prompts < 0 or self.depth < 0:
             raise SettingInvalid(f"num_prompts {self.num_prompts}, depth {self.depth}: limit 0")
         if self.num_experts < 1:
@@ -96,8 +97,8 @@ class ComposerConfig:
     """The sentence; an empty edit leaves what stands up to the placeholder."""
 
     def __post_init__(self) -> None:
-        _check_one_of("text_side", self.text_side, TEXT_SIDES)
-        _check_one_of("picture_side", self.picture_side, PICTURE_SIDES)
+        check_one_of("text_side", self.text_side, TEXT_SIDES)
+        check_one_of("picture_side", self.picture_side, PICTURE_SIDES)
         if self.adapter_width < 0:
             raise SettingInvalid(f"adapter_width: got {self.adapter_width}, must not be negative")
         if self.prompts.coupling == "linear" and not (self.has_text_prompts and self.has_picture_prompts):

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.data.keywords import MASKERS
-from sightline.errors import SettingInvalid
 from sightline.models.composed_loss import TEMPERATURE
-from sightline.models.composer_config import INVERSIONS
+from sightline.models.composer_config import INVERSIONS, check_one_of
 from trainer.config import RunSettings, SpeedSettings
 
 REFERENCES = ("picture", "caption")
@@ -84,8 +83,8 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for an unknown method or masker."""
-        _check_one_of("inversion.method", self.method, tuple(INVERSIONS))
-        _check_one_of("inversion.masker", self.masker, MASKERS)
+        check_one_of("inversion.method", self.method, tuple(INVERSIONS))
+        check_one_of("inversion.masker", self.masker, MASKERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,7 @@ class AlignmentSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for an unknown reference."""
-        _check_one_of("alignment.reference", self.reference, REFERENCES)
+        check_one_of("alignment.reference", self.reference, REFERENCES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +182,3 @@ class ComposeConfig:
     """Thresholds."""
     run: RunSettings = field(default_factory=RunSettings)
     """Process."""
-
-
-def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingInvalid(f"{name}: got {value!r}, expected {' or '.join(allowed)}")

@@ -10,11 +10,12 @@ from typing import Any
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.edits import EditRecord, read_edits
-from sightline.data.formats import files_of, read_any_captions
+from sightline.data.formats import read_any_captions
 from sightline.data.toytown import write_composed, write_toytown
 from sightline.errors import UsageError
 from trainer.composing.config import ComposeConfig, ComposedDataSettings
-from trainer.config import flatten
+from trainer.config import settings_of
+from trainer.data import digests_of, existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,12 @@ def load_composed_corpus(settings: ComposedDataSettings) -> ComposedCorpus:
 def training_record(config: ComposeConfig, *, corpus: ComposedCorpus) -> dict[str, Any]:
     """All that decides a run's weights, by name: its settings and the digest of every file it reads."""
     decisive = {"data", "inversion", "alignment", "speed", "seed", "init_from"}
-    leaves = flatten(config).items()
-    settings = {name: _plain(value) for name, (_, value) in leaves if name.partition(".")[0] in decisive}
     workers = {"run.num_workers": max(1, config.run.num_workers)}
-    return settings | workers | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    return (
+        settings_of(config, sections=decisive)
+        | workers
+        | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    )
 
 
 def _write_toytown(settings: ComposedDataSettings) -> None:
@@ -68,28 +71,16 @@ def _write_toytown(settings: ComposedDataSettings) -> None:
 
 def _captions(settings: ComposedDataSettings, name: Path) -> list[CaptionRecord]:
     images = None if settings.images is None else settings.root / settings.images
-    captions = read_any_captions(_existing(settings, name), images=images, skip_bad=settings.skip_bad)
+    captions = read_any_captions(existing(settings, name), images=images, skip_bad=settings.skip_bad)
     if not captions:
         raise UsageError(f"data: {settings.root / name} holds no caption")
     return captions
 
 
 def _edits(settings: ComposedDataSettings, name: Path | None) -> list[EditRecord]:
-    return [] if name is None else read_edits(_existing(settings, name), skip_bad=settings.skip_bad)
-
-
-def _existing(settings: ComposedDataSettings, name: Path) -> Path:
-    path = settings.root / name
-    if not path.exists() and path.suffix != ".tar":
-        raise UsageError(f"data: {path} does not exist; data.root is {settings.root}")
-    return path
+    return [] if name is None else read_edits(existing(settings, name), skip_bad=settings.skip_bad)
 
 
 def _digests(settings: ComposedDataSettings) -> dict[str, str]:
     names = (settings.captions_train, settings.captions_val, settings.edits_train, settings.edits_val)
-    files = [path for name in names if name is not None for path in files_of(settings.root / name)]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _plain(value: Any) -> Any:
-    return value.as_posix() if isinstance(value, Path) else value
+    return digests_of(settings.root, names=[name for name in names if name is not None])

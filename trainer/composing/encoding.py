@@ -20,23 +20,16 @@ from sightline.models.placeholder import PlaceholderTokenizer, composed_ids, mas
 from sightline.models.release import LoadedModel
 from trainer.data import unique_pictures
 from trainer.pictures import load_pictures
+from trainer.retrieval import encode_texts
 from trainer.stages.alignment import EncodedEdits
 from trainer.store import encode_pool
 
-_TEXT_BATCH = 256
 
-
-@torch.no_grad()
 def text_vectors(loaded: LoadedModel, texts: Sequence[str]) -> Tensor:
     """Unit vectors [N, D] in float32 of texts, each distinct one encoded once."""
-    tower, distinct = loaded.model.tower.eval(), list(dict.fromkeys(texts))
-    device = next(tower.parameters()).device
-    parts = []
-    for start in range(0, len(distinct), _TEXT_BATCH):
-        ids_BL = torch.from_numpy(loaded.tower_tokenizer.tokenize(distinct[start : start + _TEXT_BATCH]).ids)
-        parts.append(tower.encode_text(tower.longest_text(ids_BL.to(device))).float().cpu())
+    distinct = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(distinct)}
-    return torch.cat(parts)[[row_of[text] for text in texts]]
+    return torch.from_numpy(encode_texts(loaded, distinct))[[row_of[text] for text in texts]]
 
 
 def caption_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sightline.data.captions import CaptionRecord
 from sightline.data.keywords import keyword_masker
 from sightline.errors import CapabilityMissing
 from sightline.models.composer import Composer, build_composer, grown
@@ -27,7 +28,7 @@ from trainer.data import unique_pictures
 from trainer.journal import COMPOSED_STAGES, Journal
 from trainer.reporting import Reporter
 from trainer.runs import release_cache, run_folder
-from trainer.stages.alignment import AlignmentBatches, AlignmentObjective, edit_batch
+from trainer.stages.alignment import AlignmentBatches, AlignmentObjective, EncodedEdits, edit_batch
 from trainer.stages.inversion import (
     LincirObjective,
     Pic2WordObjective,
@@ -175,7 +176,7 @@ class _Worker:
         watch = self._watch(candidate, objective, parts, settings=settings, name=batches.name)
         return self._stage_run(Stage(batches=batches, objective=objective, watch=watch), settings=settings)
 
-    def _edits(self, part: str, *, composer: Composer) -> Any:
+    def _edits(self, part: str, *, composer: Composer) -> EncodedEdits:
         return encoded_edits(
             self._loaded,
             self._corpus.edits_train if part == "train" else self._corpus.edits_val,
@@ -185,7 +186,7 @@ class _Worker:
             cache=self._cache,
         )
 
-    def _captions(self, part: str) -> Any:
+    def _captions(self, part: str) -> Sequence[CaptionRecord]:
         return self._corpus.captions_train if part == "train" else self._corpus.captions_val
 
     @property
