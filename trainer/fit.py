@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +16,9 @@ from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
 from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
-from trainer.journal import Journal
 from trainer.loop import train
 from trainer.progress import stage_steps, watching
-from trainer.publish import GateRefused, champion_of, promote, publish, publish_retrieval
+from trainer.publish import champion_of, publish, publish_past_gate, publish_retrieval
 from trainer.relevance import calibrated
 from trainer.runs import release_cache, resolve, run_folder, settled, trained_checkpoint
 
@@ -105,17 +105,17 @@ def _evaluated(built: Built, *, config: FitConfig, corpus: Corpus) -> Scores:
 def _published(
     built: Built, *, config: FitConfig, registry: Registry, scores: Scores, corpus: Corpus, console: Console
 ) -> Outcome:
-    journal = Journal(run_folder(config))
     generation, champion = champion_of(registry, channel=config.channel)
     reasons = refusals(scores, settings=config.gate, champion=champion.metrics if champion else None)
-    journal.write("gate", scores=scores, refusals=reasons)
-    if reasons and not config.force_publish:
-        raise GateRefused(f"the gate refused the release: {'; '.join(reasons)}")
-    manifest = _publish(built, config=config, registry=registry, scores=scores, corpus=corpus)
-    state = promote(manifest, config=config, registry=registry, generation=generation) if config.channel else None
-    journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
-    where = f", channel {config.channel} generation {state.generation}" if state else ""
-    console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
+    manifest, state = publish_past_gate(
+        partial(_publish, built, config=config, registry=registry, scores=scores, corpus=corpus),
+        config=config,
+        registry=registry,
+        scores=scores,
+        reasons=reasons,
+        generation=generation,
+        console=console,
+    )
     return Outcome(manifest=manifest, scores=scores, channel=state)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 import sightline
 from sightline.errors import UsageError
@@ -14,7 +16,8 @@ from sightline.models.release import save_release
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.architecture import Built
 from trainer.config import FitConfig, to_json
-from trainer.runs import AnyConfig
+from trainer.journal import Journal
+from trainer.runs import AnyConfig, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,12 +82,33 @@ def publish(
         return registry.publish(Path(folder), architecture=architecture, metrics=dict(scores), lineage=origin)
 
 
-def promote(manifest: Manifest, *, config: FitConfig, registry: Registry, generation: int) -> ChannelState:
-    """The channel's state after it moved to the release, if it still stood at `generation`.
+def publish_past_gate(
+    make: Callable[[], Manifest],
+    *,
+    config: AnyConfig,
+    registry: Registry,
+    scores: Mapping[str, float],
+    reasons: Sequence[str],
+    generation: int,
+    console: Console,
+) -> tuple[Manifest, ChannelState | None]:
+    """(what `make` published, where the channel stands now), told to the run's journal and the console.
 
-    Raises ChannelConflict if another publisher moved it first.
+    `reasons` are why the gate refuses, `generation` where the channel stood when
+    they were found. Raises GateRefused, after which nothing is published, and
+    ChannelConflict if another publisher moved the channel first.
     """
-    return registry.promote(config.channel, manifest.release_id, expected_generation=generation)
+    journal = Journal(run_folder(config))
+    journal.write("gate", scores=scores, refusals=reasons)
+    if reasons and not config.force_publish:
+        raise GateRefused(f"the gate refused the release: {'; '.join(reasons)}")
+    manifest, state = make(), None
+    if config.channel:
+        state = registry.promote(config.channel, manifest.release_id, expected_generation=generation)
+    journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
+    where = f", channel {config.channel} generation {state.generation}" if state else ""
+    console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
+    return manifest, state
 
 
 def lineage(config: AnyConfig, data_digest: str) -> dict[str, Any]:

@@ -26,6 +26,14 @@ class AnyConfig(Protocol):
         """Seed of everything."""
 
     @property
+    def channel(self) -> str:
+        """Channel to move; empty moves none."""
+
+    @property
+    def force_publish(self) -> bool:
+        """Whether to publish what the gate refused."""
+
+    @property
     def init_from(self) -> str:
         """Release id or channel to continue from; empty starts afresh."""
 

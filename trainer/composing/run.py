@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +18,9 @@ from trainer.composing.config import ComposeConfig, ComposeGate
 from trainer.composing.data import ComposedCorpus, load_composed_corpus
 from trainer.composing.loop import fresh_composers, load_towers, train_composer
 from trainer.composing.measure import BEST_SUM, COMPOSED, measure_composer
-from trainer.journal import COMPOSED_STAGES, Journal
+from trainer.journal import COMPOSED_STAGES
 from trainer.progress import watching
-from trainer.publish import GateRefused, champion_of, lineage
+from trainer.publish import champion_of, lineage, publish_past_gate
 from trainer.runs import run_folder, settled, trained_checkpoint
 
 Scores = dict[str, float]
@@ -77,19 +78,17 @@ def _published(
     scores: Scores,
     console: Console,
 ) -> Composed:
-    registry, journal = Registry(config.registry), Journal(run_folder(config))
+    registry = Registry(config.registry)
     generation, _ = champion_of(registry, channel=config.channel)
-    reasons = refusals(scores, gate=config.gate)
-    journal.write("gate", scores=scores, refusals=reasons)
-    if reasons and not config.force_publish:
-        raise GateRefused(f"the gate refused the composer: {'; '.join(reasons)}")
-    manifest = _publish(composer, loaded=loaded, config=config, corpus=corpus, scores=scores)
-    state = None
-    if config.channel:
-        state = registry.promote(config.channel, manifest.release_id, expected_generation=generation)
-    journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
-    where = f", channel {config.channel} generation {state.generation}" if state else ""
-    console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
+    manifest, state = publish_past_gate(
+        partial(_publish, composer, loaded=loaded, config=config, corpus=corpus, scores=scores),
+        config=config,
+        registry=registry,
+        scores=scores,
+        reasons=refusals(scores, gate=config.gate),
+        generation=generation,
+        console=console,
+    )
     return Composed(manifest=manifest, scores=scores, channel=state)
 
 
