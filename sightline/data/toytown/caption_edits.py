@@ -14,14 +14,13 @@ from sightline.data.toytown.changes import (
     ToldFacts,
     change_between,
     is_sound,
-    taken_things,
     told_facts,
     transform_of,
 )
 from sightline.data.toytown.edit_words import say_edit
 from sightline.data.toytown.language import TIME_PHRASES, WEATHER_PHRASES, ordinary_caption
 from sightline.data.toytown.plan import PlannedScene
-from sightline.data.toytown.world import Scene, Subject
+from sightline.data.toytown.world import Scene, Subject, subject_kinds
 
 RECORD_TYPES = {
     **{"colour": "attribute", "place": "background", "time": "background", "weather": "background"},
@@ -50,12 +49,14 @@ def caption_edits(
     the reference's tells, changed as asked.
     """
     rng = random.Random(f"edits {part} {seed}")
-    taken = taken_things(subjects)
+    named_kinds = subject_kinds(subjects)
     rows = [
         _row(item, change, part=part, seed=seed, rng=rng)
         for item in planned
-        if item.scene.subject is None and is_sound(item.scene, taken=taken) and not held_out.covers(item.scene)
-        for change in _changes(item.scene, per_type=per_type, taken=taken, rng=rng)
+        if item.scene.subject is None
+        and is_sound(item.scene, named_kinds=named_kinds)
+        and not held_out.covers(item.scene)
+        for change in _changes(item.scene, per_type=per_type, named_kinds=named_kinds, rng=rng)
         if not held_out.covers(change.target) and told_facts(change.target) not in avoid
     ]
     return list({row["id"]: row for row in rows}.values())
@@ -75,9 +76,7 @@ def whole_caption(scene: Scene, *, rng: random.Random) -> str:
     return caption
 
 
-def _changes(
-    scene: Scene, *, per_type: int, taken: Collection[tuple[str, str]], rng: random.Random
-) -> Iterator[Change]:
+def _changes(scene: Scene, *, per_type: int, named_kinds: Collection[str], rng: random.Random) -> Iterator[Change]:
     """Up to `per_type` different sound changes of each type."""
     for edit_type in EDIT_TYPES:
         found: dict[ToldFacts, Change] = {}
@@ -86,7 +85,7 @@ def _changes(
                 break
             position = rng.randrange(len(scene.groups))
             target = transform_of(scene, edit_type=edit_type, position=position, rng=rng)(scene)
-            change = change_between(scene, target) if is_sound(target, taken=taken) else None
+            change = change_between(scene, target) if is_sound(target, named_kinds=named_kinds) else None
             if change is not None:
                 found[told_facts(target)] = change
         yield from found.values()

@@ -15,7 +15,6 @@ from sightline.data.toytown.world import (
     WEATHERS,
     Group,
     Scene,
-    Subject,
     with_group,
 )
 
@@ -67,11 +66,10 @@ def told_facts(scene: Scene) -> ToldFacts:
     return scene.place, scene.time, scene.weather, groups
 
 
-def held_out_of(*, seed: int, subjects: Sequence[Subject]) -> HeldOut:
-    """An eighth of the kinds with a colour that ordinary scenes show, and of the places with a time."""
+def held_out_of(*, seed: int) -> HeldOut:
+    """An eighth of the kinds with a colour, and of the places with a time."""
     rng = random.Random(f"held out of edits {seed}")
-    taken = taken_things(subjects)
-    things = [(kind, colour) for kind in KINDS for colour in COLOURS if (kind, colour) not in taken]
+    things = [(kind, colour) for kind in KINDS for colour in COLOURS]
     settings = [(place, time) for place in PLACES for time in TIMES]
     return HeldOut(
         things=frozenset(rng.sample(things, k=len(things) // _HELD_OUT_SHARE)),
@@ -79,18 +77,13 @@ def held_out_of(*, seed: int, subjects: Sequence[Subject]) -> HeldOut:
     )
 
 
-def taken_things(subjects: Sequence[Subject]) -> set[tuple[str, str]]:
-    """Kinds with the colour of a subject of that kind: no ordinary scene shows them."""
-    return {(subject.kind, subject.colour) for subject in subjects}
-
-
-def is_sound(scene: Scene, *, taken: Collection[tuple[str, str]]) -> bool:
-    """True if a sentence can name each of the scene's things, none looks like a subject, and there is room for all."""
+def is_sound(scene: Scene, *, named_kinds: Collection[str]) -> bool:
+    """True if a sentence can name each thing, none looks like a subject of `named_kinds`, and there is room for all."""
     kinds = [group.kind for group in scene.groups]
     return (
         0 < sum(group.count for group in scene.groups) <= MAX_THINGS
         and len(set(kinds)) == len(kinds) <= MAX_GROUPS
-        and not any((group.kind, group.colour) in taken for group in scene.groups)
+        and not any(group.size == "huge" and group.kind in named_kinds for group in scene.groups)
     )
 
 

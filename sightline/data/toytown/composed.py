@@ -102,7 +102,7 @@ def plan_composed(root: Path, *, queries: int, gallery: int, val_queries: int) -
     if min(queries, val_queries) < 1 or gallery < needed:
         raise UsageError(f"composed: got {gallery} pictures for {queries} and {val_queries} queries, limit {needed}")
     world = read_world(root)
-    held_out = held_out_of(seed=world.seed, subjects=world.subjects)
+    held_out = held_out_of(seed=world.seed)
     known = {told_facts(item.scene) for item in world.planned}
     splits = [
         make_split(

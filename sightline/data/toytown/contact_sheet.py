@@ -77,7 +77,7 @@ def _edit_tiles(subjects: Sequence[Subject], *, rng: random.Random) -> list[Tile
     tiles: list[Tile] = []
     for _ in range(6):
         scene = ordinary_scene(rng, subjects=subjects)
-        edits = islice(edits_of(scene, rng=rng, subjects=subjects), 3)
+        edits = islice(edits_of(scene, rng=rng), 3)
         tiles += [(scene, "reference"), *((edit.scene, edit_text(edit, rng=rng)) for edit in edits)]
     return tiles
 

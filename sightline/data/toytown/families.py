@@ -16,13 +16,12 @@ from sightline.data.toytown.changes import (
     Transform,
     change_between,
     is_sound,
-    taken_things,
     told_facts,
     transform_of,
 )
 from sightline.data.toytown.edit_words import say_edit
 from sightline.data.toytown.scenes import ordinary_scene
-from sightline.data.toytown.world import Scene, Subject
+from sightline.data.toytown.world import Scene, Subject, subject_kinds
 
 QUERIES_PER_FAMILY = 12
 RENDERS = 3
@@ -170,9 +169,11 @@ class _Family:
 def _family(
     rng: random.Random, *, pair: tuple[str, str], subjects: Sequence[Subject], known: set[ToldFacts]
 ) -> _Family:
-    taken = taken_things(subjects)
+    named_kinds = subject_kinds(subjects)
     while True:
-        scenes = _product(ordinary_scene(rng, subjects=subjects), types=("add", *pair), taken=taken, rng=rng)
+        scenes = _product(
+            ordinary_scene(rng, subjects=subjects), types=("add", *pair), named_kinds=named_kinds, rng=rng
+        )
         told = {told_facts(scene) for scene in scenes.values()}
         if len(told) == len(_CELLS) and not told & known:
             known |= told
@@ -182,28 +183,28 @@ def _family(
 
 
 def _product(
-    base: Scene, *, types: Sequence[str], taken: Collection[tuple[str, str]], rng: random.Random
+    base: Scene, *, types: Sequence[str], named_kinds: Collection[str], rng: random.Random
 ) -> dict[Cell, Scene]:
     """Two values of one aspect times three of two others; fewer cells, if any, where the next scene is not sound."""
-    choices = [_values(base, edit_type=edit_type, taken=taken, rng=rng) for edit_type in types]
+    choices = [_values(base, edit_type=edit_type, named_kinds=named_kinds, rng=rng) for edit_type in types]
     scenes: dict[Cell, Scene] = {}
     for cell in _CELLS if all(choices) else ():
         scene = base
         for value, transforms in zip(cell, choices, strict=True):
             scene = transforms[value](scene)
-        if not is_sound(scene, taken=taken):
+        if not is_sound(scene, named_kinds=named_kinds):
             break
         scenes[cell] = scene
     return scenes
 
 
-def _values(base: Scene, *, edit_type: str, taken: Collection[tuple[str, str]], rng: random.Random) -> list[Transform]:
+def _values(base: Scene, *, edit_type: str, named_kinds: Collection[str], rng: random.Random) -> list[Transform]:
     """Three sound and different values of an aspect, the first that of `base`; none where they are not found soon."""
     position = rng.randrange(len(base.groups))
     values: dict[ToldFacts, Transform] = {told_facts(base): lambda scene: scene}
     for _ in range(_TRIES):
         change = transform_of(base, edit_type=edit_type, position=position, rng=rng)
-        if is_sound(change(base), taken=taken) and len(values) < 3:
+        if is_sound(change(base), named_kinds=named_kinds) and len(values) < 3:
             values[told_facts(change(base))] = change
     return list(values.values()) if len(values) == 3 else []
 

@@ -88,7 +88,7 @@ class _Maker:
         end = len(self.planned) + size
         while len(self.planned) < end:
             base = self._add_fresh(split, make=self._ordinary)
-            for edit in list(edits_of(base.scene, rng=self._rng, subjects=self._subjects))[:_EDITS_PER_BASE]:
+            for edit in list(edits_of(base.scene, rng=self._rng))[:_EDITS_PER_BASE]:
                 target = self._digests.get(edit.scene.digest())
                 if target is None and len(self.planned) < end:
                     target = self._add(split, edit.scene)

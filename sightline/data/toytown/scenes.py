@@ -17,6 +17,7 @@ from sightline.data.toytown.world import (
     Scene,
     Subject,
     subject_group,
+    subject_kinds,
     with_group,
 )
 
@@ -41,11 +42,12 @@ class Edit:
 
 
 def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
-    """One to three groups of things anywhere, or a single huge one. A subject's kind never has its colour here."""
-    taken = {(subject.kind, subject.colour) for subject in subjects}
+    """One to three groups of things anywhere, or a single huge one, of a kind that no subject has."""
     if rng.random() < _PORTRAIT_SHARE:
-        kind = rng.choice(KINDS)
-        portrait = Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size="huge")
+        named = subject_kinds(subjects)
+        portrait = Group(
+            kind=rng.choice([kind for kind in KINDS if kind not in named]), colour=_colour(rng), size="huge"
+        )
         return _scene(rng, place=rng.choice(list(PLACES)), groups=(portrait,))
     kinds = rng.sample(KINDS, k=rng.choice(_GROUP_COUNTS))
     groups: list[Group] = []
@@ -53,7 +55,7 @@ def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
         room = _MAX_THINGS - sum(group.count for group in groups)
         if room:
             count = min(rng.choice(_THING_COUNTS), room)
-            groups.append(Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size=_size(rng), count=count))
+            groups.append(Group(kind=kind, colour=_colour(rng), size=_size(rng), count=count))
     return _scene(rng, place=rng.choice(list(PLACES)), groups=tuple(groups))
 
 
@@ -67,42 +69,38 @@ def named_scene(rng: random.Random, *, subject: Subject) -> Scene:
     return replace(_scene(rng, place=subject.place, groups=tuple(groups)), time=subject.time)
 
 
-def edits_of(scene: Scene, *, rng: random.Random, subjects: Sequence[Subject]) -> Iterator[Edit]:
+def edits_of(scene: Scene, *, rng: random.Random) -> Iterator[Edit]:
     """Every kind of change once, in a random order; the layout stays what it was."""
     makers = [_edit_time, _edit_weather, _edit_place, _edit_colour, _edit_count, _edit_without, _edit_with]
     rng.shuffle(makers)
-    taken = {(subject.kind, subject.colour) for subject in subjects}
     for make in makers:
-        edit = make(scene, rng, taken)
+        edit = make(scene, rng)
         if edit is not None:
             yield edit
 
 
-_Taken = set[tuple[str, str]]
-
-
-def _edit_time(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+def _edit_time(scene: Scene, rng: random.Random) -> Edit:
     time = rng.choice([time for time in TIMES if time != scene.time])
     return Edit(aspect="time", scene=replace(scene, time=time))
 
 
-def _edit_weather(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+def _edit_weather(scene: Scene, rng: random.Random) -> Edit:
     weather = rng.choice([weather for weather in WEATHERS if weather != scene.weather])
     return Edit(aspect="weather", scene=replace(scene, weather=weather))
 
 
-def _edit_place(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+def _edit_place(scene: Scene, rng: random.Random) -> Edit:
     place = rng.choice([place for place in PLACES if place != scene.place])
     return Edit(aspect="place", scene=replace(scene, place=place))
 
 
-def _edit_colour(scene: Scene, rng: random.Random, taken: _Taken) -> Edit:
+def _edit_colour(scene: Scene, rng: random.Random) -> Edit:
     position, before = rng.choice(list(enumerate(scene.groups)))
-    after = replace(before, colour=_colour(rng, kind=before.kind, taken={*taken, (before.kind, before.colour)}))
+    after = replace(before, colour=_colour(rng, but=before.colour))
     return Edit(aspect="colour", scene=with_group(scene, position, after), before=before, after=after)
 
 
-def _edit_count(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
+def _edit_count(scene: Scene, rng: random.Random) -> Edit | None:
     position, before = rng.choice(list(enumerate(scene.groups)))
     room = _MAX_THINGS - sum(group.count for group in scene.groups) + before.count
     counts = [count for count in (1, 2, 3) if count != before.count and count <= room]
@@ -112,7 +110,7 @@ def _edit_count(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
     return Edit(aspect="count", scene=with_group(scene, position, after), before=before, after=after)
 
 
-def _edit_without(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
+def _edit_without(scene: Scene, rng: random.Random) -> Edit | None:
     if len(scene.groups) < 2:
         return None
     before = rng.choice(scene.groups)
@@ -120,16 +118,16 @@ def _edit_without(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | Non
     return Edit(aspect="without", scene=replace(scene, groups=rest), before=before)
 
 
-def _edit_with(scene: Scene, rng: random.Random, taken: _Taken) -> Edit | None:
-    if sum(group.count for group in scene.groups) >= _MAX_THINGS:
+def _edit_with(scene: Scene, rng: random.Random) -> Edit | None:
+    if sum(group.count for group in scene.groups) >= _MAX_THINGS or len(scene.groups) >= max(_GROUP_COUNTS):
         return None
     kind = rng.choice([kind for kind in KINDS if kind not in {group.kind for group in scene.groups}])
-    after = Group(kind=kind, colour=_colour(rng, kind=kind, taken=taken), size=_size(rng))
+    after = Group(kind=kind, colour=_colour(rng), size=_size(rng))
     return Edit(aspect="with", scene=replace(scene, groups=(*scene.groups, after)), after=after)
 
 
-def _colour(rng: random.Random, *, kind: str, taken: _Taken) -> str:
-    return rng.choice([colour for colour in COLOURS if (kind, colour) not in taken])
+def _colour(rng: random.Random, *, but: str = "") -> str:
+    return rng.choice([colour for colour in COLOURS if colour != but])
 
 
 def _size(rng: random.Random) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations, product
 from typing import Any
@@ -50,6 +51,10 @@ SUBJECT_KINDS = (
     *("kite", "ball", "umbrella", "teapot", "cup", "hat", "drum", "gift"),
 )
 KINDS = (*SUBJECT_KINDS, "tree", "flower", "mushroom")
+_NUM_SUBJECT_KINDS = 16
+"""Kinds that subjects are of, so few that a kind has most colours and places: facts are read, not known by the kind."""
+_GUESSABLE = 1 / 8
+"""Share of held-out facts that the commonest value of a kind may tell: no more than chance."""
 NAMES = (
     *("alma", "bodo", "cleo", "dora", "edgar", "fanny", "gustav", "hedda", "igor", "juno", "karlo", "lotte"),
     *("milo", "nelly", "otto", "pippa", "quentin", "ronja", "sancho", "tilda", "udo", "vilma", "wanda", "xaver"),
@@ -137,31 +142,29 @@ class Scene:
 
 
 def make_subjects(*, seed: int) -> tuple[Subject, ...]:
-    """128 subjects of 32 kinds, ordered by name; 96 are seen in training dialogues and 32 held out.
+    """128 subjects of 16 kinds, ordered by name; 96 are seen in training dialogues and 32 held out.
 
     Each colour and each place belongs to 12 seen and 4 held-out subjects, each
-    kind to 3 seen and 1 held-out one of different colours and places: nothing
-    that can be read tells a held-out fact better than chance, and knowing the
-    kind by sight does not help either. Two subjects share each pair of colour and
-    place, at different hours; never are both held out.
+    kind to 6 seen and 2 held-out ones. Nothing that can be read tells a held-out
+    fact better than chance, and neither does what is commonest among the seen
+    ones of its kind. Two subjects share each pair of colour and place, of different kinds and at
+    different hours; never are both held out.
     """
     rng = random.Random(f"subjects {seed}")
-    names, kinds, colours, places = list(NAMES), list(SUBJECT_KINDS), list(COLOURS), list(PLACES)
-    for values in (names, kinds, colours, places):
-        rng.shuffle(values)
+    names = rng.sample(NAMES, k=len(NAMES))
+    homes = list(_homes(rng))
+    kinds = _kinds(rng, homes=homes)
     hours = _hours(rng)
     subjects = [
-        Subject(
-            name=names.pop(),
-            kind=kinds[kind],
-            colour=colours[colour],
-            place=places[place],
-            time=hours[colour, place].pop(),
-            is_held_out=is_held_out,
-        )
-        for kind, colour, place, is_held_out in _lives(rng)
+        Subject(name=name, kind=kind, colour=colour, place=place, time=hours[colour, place].pop(), is_held_out=held_out)
+        for name, kind, (colour, place, held_out) in zip(names, kinds, homes, strict=False)
     ]
     return tuple(sorted(subjects, key=lambda subject: subject.name))
+
+
+def subject_kinds(subjects: Sequence[Subject]) -> set[str]:
+    """The kinds that only subjects show huge: nothing else looks like one of them."""
+    return {subject.kind for subject in subjects}
 
 
 def subject_group(subject: Subject) -> Group:
@@ -176,40 +179,56 @@ def with_group(scene: Scene, position: int, group: Group) -> Scene:
     return replace(scene, groups=tuple(groups))
 
 
-def _hours(rng: random.Random) -> dict[tuple[int, int], list[str]]:
+_Home = tuple[str, str, bool]
+"""Colour, place, held out."""
+
+
+def _homes(rng: random.Random) -> Iterator[_Home]:
+    """Diagonals of a Latin square of colours and places, each twice; of four of them the first time is held out."""
+    colours, places = (rng.sample(list(values), k=len(values)) for values in (COLOURS, PLACES))
+    held_out = rng.sample(range(len(colours)), k=len(colours) // 2)
+    for diagonal, again in product(range(len(colours)), (False, True)):
+        for row, place in enumerate(places):
+            yield colours[(row + diagonal) % len(colours)], place, diagonal in held_out and not again
+
+
+def _kinds(rng: random.Random, *, homes: Sequence[_Home]) -> list[str]:
+    """A kind for each home, drawn again until kinds tell no fact and the two of a pair differ in it."""
+    chosen = rng.sample(SUBJECT_KINDS, k=_NUM_SUBJECT_KINDS)
+    num_held_out = sum(held_out for *_, held_out in homes)
+    while True:
+        of_held_out, of_seen = (
+            rng.sample(chosen * (count // len(chosen)), k=count) for count in (num_held_out, len(homes) - num_held_out)
+        )
+        kinds = [(of_held_out if held_out else of_seen).pop() for *_, held_out in homes]
+        if _is_fair(kinds, homes):
+            return kinds
+
+
+def _is_fair(kinds: Sequence[str], homes: Sequence[_Home]) -> bool:
+    if len({(kind, colour, place) for kind, (colour, place, _) in zip(kinds, homes, strict=True)}) < len(homes):
+        return False
+    return all(_guessed(kinds, homes, fact=fact) <= _GUESSABLE for fact in (0, 1))
+
+
+def _guessed(kinds: Sequence[str], homes: Sequence[_Home], *, fact: int) -> float:
+    """The share of held-out homes whose colour (0) or place (1) the commonest one of the kind's seen homes tells."""
+    seen = {kind: Counter[str]() for kind in kinds}
+    for kind, home in zip(kinds, homes, strict=True):
+        seen[kind][str(home[fact])] += not home[2]
+    held_out = [(kind, str(home[fact])) for kind, home in zip(kinds, homes, strict=True) if home[2]]
+    return sum(_odds(value, counts=seen[kind]) for kind, value in held_out) / len(held_out)
+
+
+def _odds(value: str, *, counts: Counter[str]) -> float:
+    """The chance that one of the commonest values, drawn at random, is `value`."""
+    commonest = [other for other, count in counts.items() if count == max(counts.values())]
+    return (value in commonest) / len(commonest)
+
+
+def _hours(rng: random.Random) -> dict[tuple[str, str], list[str]]:
     """Two different hours for each pair of colour and place, each hour as often as the others, give or take one."""
-    pairs = list(product(range(len(COLOURS)), range(len(PLACES))))
+    pairs = list(product(COLOURS, PLACES))
     rng.shuffle(pairs)
     choices = list(permutations(TIMES, 2))
     return {pair: list(choices[number % len(choices)]) for number, pair in enumerate(pairs)}
-
-
-def _lives(rng: random.Random) -> Iterator[tuple[int, int, int, bool]]:
-    """Kind, colour, place, held out, as numbers: diagonals of a Latin square of colours and places.
-
-    Each quarter of the kinds has four diagonals, the first for its held-out
-    homes; no two held-out diagonals are the same, and all quarters together
-    use each diagonal twice. A kind's homes are as many rows apart as keeps its
-    four places and its four colours different.
-    """
-    size, num_quarters = len(COLOURS), len(SUBJECT_KINDS) // len(COLOURS)
-    diagonals = [*rng.sample(range(size), k=size), *rng.sample(range(size), k=size)]
-    for quarter in range(num_quarters):
-        held_out, *seen = diagonals[quarter::num_quarters]
-        homes = [(0, held_out), *zip(_shifts(rng, held_out=held_out, seen=seen), seen, strict=True)]
-        for row in range(size):
-            for shift, diagonal in homes:
-                place = (row + shift) % size
-                yield quarter * size + row, (place + diagonal) % size, place, shift == 0
-
-
-def _shifts(rng: random.Random, *, held_out: int, seen: list[int]) -> tuple[int, ...]:
-    """How many rows further on each seen home lies; no two of a kind share a place, and none a colour."""
-    size = len(COLOURS)
-    fitting = [
-        shifts
-        for shifts in permutations(range(1, size), len(seen))
-        if len({held_out, *((shift + diagonal) % size for shift, diagonal in zip(shifts, seen, strict=True))})
-        == len(seen) + 1
-    ]
-    return rng.choice(fitting)

@@ -21,7 +21,6 @@ from sightline.data.toytown.changes import (
     EDIT_TYPES,
     change_between,
     is_sound,
-    taken_things,
     told_facts,
     transform_of,
 )
@@ -33,7 +32,7 @@ from sightline.data.toytown.plan import make_plan
 from sightline.data.toytown.probes import PROBES, probe_rows
 from sightline.data.toytown.records import facts_of
 from sightline.data.toytown.scenes import ordinary_scene
-from sightline.data.toytown.world import Scene, make_subjects
+from sightline.data.toytown.world import Scene, make_subjects, subject_kinds
 from sightline.data.toytown.writer import MIN_SCENES, draw_all
 from sightline.data.triplets import read_triplets
 from sightline.errors import UsageError
@@ -188,7 +187,7 @@ def test_a_transform_makes_the_change_that_it_is_named_for(edit_type: str) -> No
         scene = ordinary_scene(rng, subjects=subjects)
         target = transform_of(scene, edit_type=edit_type, position=0, rng=rng)(scene)
         change = change_between(scene, target)
-        if is_sound(target, taken=taken_things(subjects)):
+        if is_sound(target, named_kinds=subject_kinds(subjects)):
             found += 1
             assert change is not None
             assert change.edit_type == edit_type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import pairwise
+from statistics import multimode
 
 import pytest
 
@@ -46,7 +47,7 @@ def dialogues() -> tuple[list[DialogueRecord], list[DialogueRecord]]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_held_out_facts_cannot_be_guessed(seed: int) -> None:
-    """The best constant guess, alone or given the kind that a name may be said with, is right at most a quarter."""
+    """No constant guess is better than chance, nor is the commonest value among the seen subjects of a kind."""
     subjects = make_subjects(seed=seed)
     held_out = [subject for subject in subjects if subject.is_held_out]
     seen = [subject for subject in subjects if not subject.is_held_out]
@@ -54,8 +55,9 @@ def test_held_out_facts_cannot_be_guessed(seed: int) -> None:
     for fact in FACTS:
         assert set(Counter(subject.fact(fact) for subject in held_out).values()) == {4}
         assert set(Counter(subject.fact(fact) for subject in seen).values()) == {12}
-        of_kind = {subject.kind: {other.fact(fact) for other in seen if other.kind == subject.kind} for subject in seen}
-        assert not [subject for subject in held_out if subject.fact(fact) in of_kind[subject.kind]]
+        guesses = [multimode(other.fact(fact) for other in seen if other.kind == one.kind) for one in held_out]
+        rights = [one.fact(fact) in guess and 1 / len(guess) for one, guess in zip(held_out, guesses, strict=True)]
+        assert sum(rights) <= len(held_out) / 8
 
 
 def test_no_two_held_out_subjects_share_colour_and_place() -> None:
@@ -72,10 +74,10 @@ def test_the_two_subjects_of_a_colour_and_a_place_have_different_hours(seed: int
     assert max(per_hour) - min(per_hour) <= 1
 
 
-def test_no_two_subjects_of_a_kind_share_colour_or_place() -> None:
-    assert set(Counter(subject.kind for subject in SUBJECTS).values()) == {4}
-    for fact in FACTS:
-        assert len({(subject.kind, subject.fact(fact)) for subject in SUBJECTS}) == len(SUBJECTS)
+def test_kinds_are_shared_by_many_subjects_and_by_no_two_of_a_colour_and_a_place() -> None:
+    assert set(Counter(subject.kind for subject in SUBJECTS).values()) == {8}
+    assert set(Counter(subject.kind for subject in SUBJECTS if subject.is_held_out).values()) == {2}
+    assert len({(subject.kind, subject.colour, subject.place) for subject in SUBJECTS}) == len(SUBJECTS)
 
 
 def test_names_are_words_that_tell_nothing() -> None:
@@ -120,9 +122,11 @@ def test_captions_of_ordinary_scenes_tell_colours_and_places() -> None:
 
 def test_no_ordinary_thing_looks_like_a_subject() -> None:
     rng = random.Random(0)
-    taken = {(subject.kind, subject.colour) for subject in SUBJECTS}
     things = [group for _ in range(300) for group in ordinary_scene(rng, subjects=SUBJECTS).groups]
-    assert not [group for group in things if (group.kind, group.colour) in taken or group.name]
+    huge = {group.kind for group in things if group.size == "huge"}
+    assert len(huge) > 10
+    assert not huge & {subject.kind for subject in SUBJECTS}
+    assert not [group for group in things if group.name]
 
 
 def test_small_talk_tells_neither_colour_nor_place() -> None:
@@ -251,7 +255,7 @@ def test_an_edit_says_what_it_changes() -> None:
     aspects = set()
     for _ in range(60):
         scene = ordinary_scene(rng, subjects=SUBJECTS)
-        for edit in edits_of(scene, rng=rng, subjects=SUBJECTS):
+        for edit in edits_of(scene, rng=rng):
             aspects.add(edit.aspect)
             assert edit.scene.digest() != scene.digest()
             assert edit_text(edit, rng=rng)
