@@ -35,13 +35,10 @@ TOYTOWN_TINY = FitConfig(
     stage1=ContrastiveSettings(
         steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=1.0, tamim_share=0.5, small_talk_share=0.0
     ),
-    stage2=GenerativeSettings(steps=1500, swap_share=0.95),
+    stage2=GenerativeSettings(steps=1500, learning_rate=2e-3, warmup_share=0.1, swap_share=0.95),
     gate=_TOYTOWN_GATE,
 )
 """Both stages on the generated world, in minutes on two cores."""
-
-TOYTOWN_LONG = replace(TOYTOWN_TINY, recipe="toytown-long", channel="", stage2=replace(TOYTOWN_TINY.stage2, steps=2400))
-"""The same with a longer second stage, which carries over better to new subjects: what experiments compare."""
 
 TOYTOWN_TEXT_ONLY = replace(
     TOYTOWN_TINY,
@@ -143,7 +140,6 @@ RECIPES: Mapping[str, FitConfig] = {
     config.recipe: config
     for config in (
         TOYTOWN_TINY,
-        TOYTOWN_LONG,
         TOYTOWN_TEXT_ONLY,
         TOYTOWN_LEAKY,
         TOYTOWN_FAITHFUL,
