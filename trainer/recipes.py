@@ -33,7 +33,7 @@ TOYTOWN_TINY = FitConfig(
     data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
     model=ModelSettings(vision_layers=2, dropout=0.0),
     stage1=ContrastiveSettings(
-        steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=1.0, tamim_share=0.5, small_talk_share=0.0
+        steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=3.0, tamim_share=0.5, small_talk_share=0.0
     ),
     stage2=GenerativeSettings(steps=1500, learning_rate=2e-3, warmup_share=0.1, swap_share=0.95),
     gate=_TOYTOWN_GATE,
