@@ -33,9 +33,9 @@ TOYTOWN_TINY = FitConfig(
     data=DataSettings(questions_seen=Path("questions_seen.jsonl")),
     model=ModelSettings(vision_layers=2, dropout=0.0),
     stage1=ContrastiveSettings(
-        steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=3.0, tamim_share=0.5, small_talk_share=0.0
+        steps=900, learning_rate=2e-3, warmup_share=0.2, tamim_weight=10.0, tamim_share=0.5, small_talk_share=0.0
     ),
-    stage2=GenerativeSettings(steps=1500, learning_rate=2e-3, warmup_share=0.1, swap_share=0.95),
+    stage2=GenerativeSettings(steps=1500, learning_rate=2e-3, warmup_share=0.1, weight_decay=1.0, swap_share=0.95),
     gate=_TOYTOWN_GATE,
 )
 """Both stages on the generated world, in minutes on two cores."""

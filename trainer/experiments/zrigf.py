@@ -28,7 +28,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "tamim 0": {"stage1.tamim_weight": 0.0},
     "tamim 0.2": {"stage1.tamim_weight": 0.2},
-    "tamim 3": {"stage1.tamim_weight": 3.0},
+    "tamim 10": {"stage1.tamim_weight": 10.0},
     "smoothing 0.1": {"stage2.label_smoothing": 0.1},
 }
 FEW_PAIRS = 0.25
@@ -297,7 +297,7 @@ _CLAIMS = (
     ),
     Claim(experiment="pictures", better="k=3", worse="k=1", text="Three pictures beat one, as the authors report."),
     Claim(experiment="pictures", better="k=3", worse="k=5", text="Three pictures beat five, as the authors report."),
-    Claim(experiment="losses", better="tamim 3", worse="tamim 0.2", text="A weight of 3 beats the authors' 0.2."),
+    Claim(experiment="losses", better="tamim 10", worse="tamim 0.2", text="A weight of 10 beats the authors' 0.2."),
     Claim(experiment="quality", better="clean", worse="blur 4", text="Strong blur hurts."),
     Claim(experiment="quality", better="clean", worse="noise 0.4", text="Strong noise hurts."),
     Claim(experiment="quality", better="clean", worse="coarse 8", text="An eighth of the resolution hurts."),

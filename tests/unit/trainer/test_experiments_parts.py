@@ -263,7 +263,7 @@ def test_every_claim_is_about_cells_of_the_plan() -> None:
 def test_each_distinct_model_is_planned_once() -> None:
     cells = _plan()
     by_name = {(cell.experiment, cell.name): cell.model.digest for cell in cells}
-    assert by_name["ablation", "full"] == by_name["losses", "tamim 3"] == by_name["relevance", "oracle"]
+    assert by_name["ablation", "full"] == by_name["losses", "tamim 10"] == by_name["relevance", "oracle"]
     assert by_name["ablation", "no-tamim"] == by_name["losses", "tamim 0"] == by_name["harder", "noise: no-tamim"]
     stages = {cell.model.parent.digest for cell in cells if cell.model.parent and cell.experiment == "ablation"}
     assert len(stages) == 3  # full, no-tim and no-tamim; the rest share that of full or have none
