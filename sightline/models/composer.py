@@ -3,9 +3,9 @@
 MoTaDual-style (arXiv 2410.23736, of which the abstract and the introduction
 were at hand, nothing more): the design is ours and no figure of theirs is
 reproduced. vector -> adapter, or prompted picture tower -> phi -> pseudo-word
-in "a photo of $ that {edit}" -> text tower with prompts -> unit vector. Both
-towers stay as they are and the gallery never meets a prompt: with or without
-stage 2 the same index answers.
+in "a photo of $ that {edit}" -> text tower with prompts, or a trained copy of
+it -> unit vector. Both towers stay as they are and the gallery never meets a
+prompt: with or without stage 2 the same index answers.
 """
 
 # Axes: B items, L tokens, D embedding width, W token width, P prompts, C channels; after C, H and W are pixels.
@@ -24,7 +24,7 @@ from sightline.models.tokenizer import TowerTokenizer
 from sightline.models.tower import Tower
 from sightline.models.towers import DualEncoder
 
-PARTS = ("phi", "adapter", "prompts")
+PARTS = ("phi", "adapter", "prompts", "text_tower")
 """What can be trained, each by its name."""
 
 _FIRST_WORDS = "a photo of a"
@@ -34,9 +34,10 @@ _NO_PROMPTS = Prompts(text=None, picture=None)
 class Composer(nn.Module):
     """phi and what stage 2 adds, on towers that it reads but does not own.
 
-    `parameters`, `state_dict` and `to` are those of phi, adapter and prompts;
-    these stay in float32 whatever the towers are served in. Safe from many
-    threads in evaluation.
+    `parameters`, `state_dict` and `to` are those of phi, adapter, prompts and the
+    queries' own text tower, where there is one; all but that tower stay in
+    float32 whatever the towers are served in. Safe from many threads in
+    evaluation.
     """
 
     def __init__(self, config: ComposerConfig, *, tower: Tower, placeholder_id: int, embedding_space_id: str) -> None:
@@ -46,7 +47,9 @@ class Composer(nn.Module):
         lender, reader = causal_reader(tower)
         # A tuple keeps the towers out of parameters(): they are the release's, and stay as they are.
         self._lender = (lender,)
-        self._text = PromptedText(reader, placeholder_id=placeholder_id)
+        own = reader.copied() if config.has_text_tower else None
+        self.text_tower = None if own is None else own.tower
+        self._text = PromptedText(own or reader, placeholder_id=placeholder_id)
         self._picture = prompted_picture(lender) if config.has_picture_prompts else None
         dimension = lender.dimension
         self.noise = FeatureNoise(dimension, scale=config.inversion.noise_scale)
@@ -102,6 +105,10 @@ class Composer(nn.Module):
         through the text tower into pseudo-words and prompts.
         """
         return self._text.encode(ids_BL, pseudo_BW=pseudo_BW, prompts=self._prompts_for(ids_BL).text)
+
+    def read_plain(self, ids_BL: Tensor) -> Tensor:
+        """Unit vectors [B, D] of texts without pseudo-word, as `read` reads queries; no index holds such."""
+        return self._text.encode_plain(ids_BL, prompts=self._prompts_for(ids_BL).text)
 
     def train_only(self, *parts: str) -> None:
         """From now on only these of `PARTS` learn: the others and the towers have no gradients and stay in evaluation.

@@ -10,7 +10,7 @@ from sightline.errors import SettingInvalid
 from sightline.models.config import checked, filled, parse_object
 
 FORMAT_VERSION = 1
-TEXT_SIDES = ("none", "prompts")
+TEXT_SIDES = ("none", "prompts", "tower")
 PICTURE_SIDES = ("none", "feature", "deep")
 COUPLINGS = ("none", "linear")
 STARTS = ("words", "random")
@@ -87,7 +87,8 @@ class ComposerConfig:
     inversion: InversionConfig = LINCIR
     prompts: PromptConfig = PromptConfig()
     text_side: str = "none"
-    """`prompts`: learned tokens in the text tower, against the task discrepancy. `none`: stage 1's."""
+    """Against the task discrepancy. `prompts`: learned tokens in the text tower. `tower`: a text tower of the queries'
+    own, a copy that is trained whole and kept with the composer (RTD). `none`: stage 1's."""
     picture_side: str = "none"
     """Against the modality discrepancy. `feature`: an adapter of phi's input, which needs no pixels. `deep`: learned
     tokens in the picture tower, which needs them. `none`: stage 1's."""
@@ -115,6 +116,11 @@ class ComposerConfig:
     def has_text_prompts(self) -> bool:
         """Whether the text tower is given learned tokens."""
         return self.text_side == "prompts"
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether queries have a text tower of their own."""
+        return self.text_side == "tower"
 
     @property
     def has_picture_prompts(self) -> bool:

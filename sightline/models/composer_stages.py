@@ -54,7 +54,7 @@ class CompositionStage(nn.Module):
         has_reference_pairs: bool = True,
         weighs_by_entropy: bool = False,
     ) -> None:
-        """`parts` of the composer learn: adapter and prompts, or phi too."""
+        """`parts` of the composer learn: what stage 2 adds, or phi too."""
         super().__init__()
         composer.train_only(*parts)
         self.composer, self.temperature = composer, temperature
@@ -69,13 +69,16 @@ class CompositionStage(nn.Module):
         target_BD: Tensor,
         source_BD: Tensor,
         is_same_MM: Tensor | None = None,
+        caption_ids_ML: Tensor | None = None,
     ) -> ComposedLoss:
         """The loss of B triplets, M = 2 B pairs with reference pairs, else B.
 
         reference is as `Composer.forward` takes it; plain_ids are those of empty
         edits; target and source the frozen tower's unit vectors of the captions
         of target and reference; is_same_MM of targets first, then sources
-        (`same_targets`).
+        (`same_targets`). caption_ids are those captions' own, in that order: given,
+        they are read by the branch that learns, with gradient, in place of the
+        frozen vectors, which RTD found to collapse.
         """
         pseudo_BW = self.composer.pseudo_words(reference, edit_ids_BL)
         ids_ML, target_MD = edit_ids_BL, target_BD
@@ -83,6 +86,8 @@ class CompositionStage(nn.Module):
             ids_ML, target_MD = torch.cat([edit_ids_BL, plain_ids_BL]), torch.cat([target_BD, source_BD])
             pseudo_BW = pseudo_BW.repeat(2, 1)
         query_MD = self.composer.read(self.composer.tower.longest_text(ids_ML), pseudo_BW)
+        if caption_ids_ML is not None:
+            target_MD = self.composer.read_plain(self.composer.tower.longest_text(caption_ids_ML))
         return composed_infonce(
             query_MD,
             target_MD,

@@ -47,11 +47,11 @@ class PromptedText:
         they stand behind the start of text, where every token sees them. Raises
         SettingInvalid for a sentence without placeholder.
         """
-        x_BLW = self.embed_around(ids_BL, pseudo_BW=pseudo_BW) + self.reader.positions(ids_BL)
-        x_BSW = run_prompted(self.reader.blocks(), x_BLW, prompts=prompts, at=1)
-        behind = 0 if prompts is None else prompts.shape[-2]
-        vectors_BD = self.reader.project(x_BSW, end_B=self.reader.end_of_text(ids_BL) + behind)
-        return F.normalize(vectors_BD.float(), dim=-1)
+        return self._read(self.embed_around(ids_BL, pseudo_BW=pseudo_BW), ids_BL=ids_BL, prompts=prompts)
+
+    def encode_plain(self, ids_BL: Tensor, *, prompts: Tensor | None = None) -> Tensor:
+        """The same of texts as they are, without pseudo-word."""
+        return self._read(self.reader.embed(ids_BL), ids_BL=ids_BL, prompts=prompts)
 
     def embed_around(self, ids_BL: Tensor, *, pseudo_BW: Tensor) -> Tensor:
         """Embeddings [B, L, W] without positions, the row's pseudo-word at every placeholder before the end of text."""
@@ -68,6 +68,13 @@ class PromptedText:
         is_edit_BL1 = (self._before_end(ids_BL) & behind_BL & (ids_BL != self.placeholder_id)).unsqueeze(-1)
         count_B1 = is_edit_BL1.sum(dim=1).clamp(min=1)
         return (self.reader.embed(ids_BL).float() * is_edit_BL1).sum(dim=1) / count_B1
+
+    def _read(self, x_BLW: Tensor, *, ids_BL: Tensor, prompts: Tensor | None) -> Tensor:
+        x_BLW = x_BLW + self.reader.positions(ids_BL)
+        x_BSW = run_prompted(self.reader.blocks(), x_BLW, prompts=prompts, at=1)
+        behind = 0 if prompts is None else prompts.shape[-2]
+        vectors_BD = self.reader.project(x_BSW, end_B=self.reader.end_of_text(ids_BL) + behind)
+        return F.normalize(vectors_BD.float(), dim=-1)
 
     def _before_end(self, ids_BL: Tensor) -> Tensor:
         places_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)

@@ -87,7 +87,9 @@ def save_release(
     if composer is not None:
         save_composer(folder, composer=composer, embedding_space_id=space_id)
     _golden(model, tower_tokenizer, dialogue_tokenizer, composer).save(folder)
-    return {**_architecture(model, space_id=space_id), "has_composer": composer is not None}
+    size = 0 if composer is None else sum(parameter.numel() for parameter in composer.parameters())
+    has = {"has_composer": composer is not None, "composer_parameters": size}
+    return {**_architecture(model, space_id=space_id), **has}
 
 
 def embedding_space_of(model: ZrigfModel, *, tower_tokenizer: TowerTokenizer) -> str:
@@ -153,6 +155,8 @@ def load_encoder(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> E
     if composer is not None:
         # A few small layers: their rounding would cost more than their time.
         ready_to_serve(composer, device=device, dtype=torch.float32)
+        if composer.text_tower is not None:
+            ready_to_serve(composer.text_tower, device=device, dtype=chosen)
     return EncoderModel(
         ZrigfModel(config, tower=tower, generator=None, head=None),
         tokenizer=tokenizer,

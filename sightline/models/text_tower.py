@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -34,6 +35,10 @@ class CausalTextTower:
             x_BLW = block(x_BLW)
         return self.project(x_BLW, end_B=self.end_of_text(ids_BL))
 
+    def copied(self) -> CausalTextTower:
+        """The same tower on a copy of its weights, in float32, that learns and changes apart from them."""
+        return CausalTextTower(TextSide(self.tower), pool_type=self.pool_type, eos_id=self.eos_id)
+
     def embed(self, ids_BL: Tensor) -> Tensor:
         """Embeddings [B, L, W] of the tokens, without positions."""
         embeddings_BLW: Tensor = self.tower.token_embedding(ids_BL)
@@ -63,6 +68,16 @@ class CausalTextTower:
         if self.pool_type == "argmax":
             return ids_BL.argmax(dim=-1)
         return (ids_BL == self.eos_id).int().argmax(dim=-1)
+
+
+class TextSide(nn.Module):
+    """A copy of what a `CausalTextTower` reads with, whatever else the model has that it was part of."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        for name in ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection"):
+            setattr(self, name, deepcopy(getattr(tower, name)))
+        self.float().requires_grad_(True)
 
 
 def causal_text_tower(model: nn.Module) -> CausalTextTower | None:

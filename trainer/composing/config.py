@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.data.keywords import MASKERS
+from sightline.errors import SettingInvalid
 from sightline.models.composed_loss import TEMPERATURE
 from sightline.models.composer_config import INVERSIONS, check_one_of
 from trainer.config import RunSettings, SpeedSettings
@@ -94,7 +95,8 @@ class AlignmentSettings:
     steps: int = 800
     """Optimiser steps at most; 0 leaves stage 1 as it is."""
     text_side: str = "prompts"
-    """`prompts`: learned tokens in the text tower of queries. `none`: no such."""
+    """`prompts`: learned tokens in the text tower of queries. `tower`: a copy of it, trained whole (RTD). `none`:
+    neither."""
     picture_side: str = "feature"
     """`feature`: an adapter of phi's input, which needs no pixels. `deep`: learned tokens in the picture tower of
     references. `none`: neither."""
@@ -110,10 +112,16 @@ class AlignmentSettings:
     """Width of the adapter's bottleneck; 0 is a quarter of the vector's."""
     phi_rate: float = 0.25
     """Rate of phi as a share of `learning_rate`; 0 leaves phi as stage 1 made it."""
+    text_tower_rate: float = 0.06
+    """`tower`: its rate as a share of `learning_rate`: 3e-4, for towers as small as Toytown's. RTD's 1e-5 on CLIP's is
+    0.002."""
     reference: str = "picture"
     """`picture`, as in service, or `caption`: the reference's caption in its place, for comparison (RTD)."""
     reference_noise: float = 0.5
     """`caption`: noise on its vector, in units of the encoder's own spread."""
+    is_anchored: bool = True
+    """Targets are what the frozen text tower makes of their captions. False has the branch that learns read them too,
+    which RTD found to collapse: for comparison."""
     has_reference_pairs: bool = True
     """Double each batch by "a photo of $" and the reference's own caption: a query that ignores its edit meets it."""
     weighs_by_entropy: bool = False
@@ -140,8 +148,12 @@ class AlignmentSettings:
     """Looks without a better result before the stage ends; 0 never ends early."""
 
     def __post_init__(self) -> None:
-        """Raise SettingInvalid for an unknown reference."""
+        """Raise SettingInvalid for an unknown reference, a text tower that stands still, or targets that do."""
         check_one_of("alignment.reference", self.reference, REFERENCES)
+        if self.text_side == "tower" and not self.text_tower_rate > 0.0:
+            raise SettingInvalid(f"alignment.text_tower_rate: got {self.text_tower_rate}, must be above 0")
+        if self.text_side == "none" and not self.is_anchored:
+            raise SettingInvalid("alignment.is_anchored: false needs a text side that learns, text_side is 'none'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from sightline.errors import DataLineInvalid
 from sightline.models.composer import Composer
 from sightline.models.placeholder import PlaceholderTokenizer, composed_ids, masked_ids, placeholder_tokenizer
 from sightline.models.release import LoadedModel
+from trainer.composing.config import AlignmentSettings
 from trainer.data import unique_pictures
 from trainer.pictures import load_pictures
 from trainer.retrieval import encode_texts
@@ -59,10 +60,10 @@ def encoded_edits(
     *,
     captions: Sequence[CaptionRecord],
     composer: Composer,
-    reference: str,
+    settings: AlignmentSettings,
     cache: Path,
 ) -> EncodedEdits:
-    """The edits over the pictures of `captions`, which they name by id.
+    """The edits over the pictures of `captions`, which they name by id, with all that stage 2 reads of them.
 
     Raises DataLineInvalid for an edit of a picture that no caption names.
     """
@@ -72,15 +73,18 @@ def encoded_edits(
     number_of = {text: number for number, text in enumerate(dict.fromkeys([*targets, *sources]))}
     images, row_N = _references(edits, captions=captions)
     source_ND = text_vectors(loaded, sources)
-    needs_pixels = composer.needs_pixels and reference == "picture"
+    is_told = settings.reference == "caption"
+    needs_pixels = composer.needs_pixels and not is_told
     return EncodedEdits(
-        reference_ND=source_ND if reference == "caption" else picture_vectors(loaded, images, cache=cache)[row_N],
+        reference_ND=source_ND if is_told else picture_vectors(loaded, images, cache=cache)[row_N],
         edit_ids_NL=torch.from_numpy(ids),
         plain_ids_L=plain_ids(loaded, template=config.template),
         target_ND=text_vectors(loaded, targets),
         source_ND=source_ND,
         target_text_N=torch.tensor([number_of[text] for text in targets]),
         source_text_N=torch.tensor([number_of[text] for text in sources]),
+        target_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(targets).ids),
+        source_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(sources).ids),
         pixels=load_pictures(images, preprocess=loaded.model.tower.preprocess, cache=cache) if needs_pixels else None,
         pixel_rows_N=row_N if needs_pixels else None,
     )

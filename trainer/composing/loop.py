@@ -182,7 +182,7 @@ class _Worker:
             self._corpus.edits_train if part == "train" else self._corpus.edits_val,
             captions=self._captions(part),
             composer=composer,
-            reference=self._config.alignment.reference,
+            settings=self._config.alignment,
             cache=self._cache,
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.models.composed_loss import same_targets
-from sightline.models.composer import Composer
+from sightline.models.composer import PARTS, Composer
 from sightline.models.composer_stages import CompositionStage
 from trainer.composing.config import AlignmentSettings
 from trainer.pictures import Pixels
@@ -36,6 +36,10 @@ class EncodedEdits:
     """A number for each target caption, equal where the text is."""
     source_text_N: Tensor
     """The same of the references' captions, counted together with the targets'."""
+    target_ids_NL: Tensor | None = None
+    """Ids of the target captions, where the branch that learns reads them too."""
+    source_ids_NL: Tensor | None = None
+    """The same of the references' captions."""
     pixels: Pixels | None = None
     """[P, C, H, W], where the picture tower has prompts to learn."""
     pixel_rows_N: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
@@ -65,6 +69,7 @@ class AlignmentBatches:
 
 def edit_batch(edits: EncodedEdits, row_B: Tensor) -> Batch:
     """Those edits with all that a step reads of them."""
+    captions = {"target_ids_BL": edits.target_ids_NL, "source_ids_BL": edits.source_ids_NL}
     return {
         "reference": edits.reference_ND[row_B] if edits.pixels is None else _pixels(edits, row_B.tolist()),
         "edit_ids_BL": edits.edit_ids_NL[row_B],
@@ -73,6 +78,7 @@ def edit_batch(edits: EncodedEdits, row_B: Tensor) -> Batch:
         "source_BD": edits.source_ND[row_B],
         "target_text_B": edits.target_text_N[row_B],
         "source_text_B": edits.source_text_N[row_B],
+        **{name: ids_NL[row_B] for name, ids_NL in captions.items() if ids_NL is not None},
     }
 
 
@@ -81,11 +87,11 @@ class AlignmentObjective(RowObjective):
 
     def __init__(self, composer: Composer, *, settings: AlignmentSettings) -> None:
         super().__init__()
-        self._phi_rate, self._composer = settings.phi_rate, (composer,)
-        parts = [name for name in ("adapter", "prompts") if getattr(composer, name) is not None]
+        self._composer = (composer,)
+        self._rate_of = {"phi": settings.phi_rate, "text_tower": settings.text_tower_rate}
         self.stage = CompositionStage(
             composer,
-            parts=tuple([*parts, "phi"] if settings.phi_rate else parts),
+            parts=tuple(part for part in PARTS if getattr(composer, part) is not None and self._rate_of.get(part, 1.0)),
             temperature=settings.temperature,
             has_reference_pairs=settings.has_reference_pairs,
             weighs_by_entropy=settings.weighs_by_entropy,
@@ -94,23 +100,27 @@ class AlignmentObjective(RowObjective):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss by name, and what the log shows of it."""
-        parts = ("target", "source") if self.stage.has_reference_pairs else ("target",)
-        texts = torch.cat([batch[f"{part}_text_B"] for part in parts]).tolist()
+        texts = self._of_captions(batch, "{}_text_B").tolist()
         found = self.stage(
             self._blurred(batch["reference"]),
             batch["edit_ids_BL"],
             batch["plain_ids_BL"],
             target_BD=batch["target_BD"],
             source_BD=batch["source_BD"],
-            is_same_MM=same_targets(texts, torch.cat([batch[f"{part}_BD"] for part in parts])),
+            is_same_MM=same_targets(texts, self._of_captions(batch, "{}_BD")),
+            caption_ids_ML=self._of_captions(batch, "{}_ids_BL") if "target_ids_BL" in batch else None,
         )
         return {"loss": found.total, "accuracy": found.accuracy, "entropy": found.entropy}
 
     def rates(self) -> Mapping[nn.Parameter, float]:
-        """phi learns at its share of the rate."""
-        if not self._phi_rate:
-            return {}
-        return dict.fromkeys(self._composer[0].phi.parameters(), self._phi_rate)
+        """phi and a text tower learn at their shares of the rate."""
+        modules = ((getattr(self._composer[0], part), rate) for part, rate in self._rate_of.items() if rate)
+        return {p: rate for module, rate in modules if module is not None for p in module.parameters()}
+
+    def _of_captions(self, batch: Mapping[str, Tensor], name: str) -> Tensor:
+        """What the batch holds of the targets' captions and, behind it, of the references' where those take part."""
+        parts = ("target", "source") if self.stage.has_reference_pairs else ("target",)
+        return torch.cat([batch[name.format(part)] for part in parts])
 
     def _blurred(self, reference: Tensor) -> Tensor:
         return self._composer[0].noise.blurred(reference, scale=self._noise) if self.training else reference

@@ -99,4 +99,11 @@ DEEP = ComposerConfig(text_side="prompts", picture_side="deep")
 COUPLED_EXPERTS = ComposerConfig(
     text_side="prompts", picture_side="deep", prompts=PromptConfig(coupling="linear", num_experts=3)
 )
-CONFIGS = {"stage-one": STAGE_ONE, "stage-two": STAGE_TWO, "deep": DEEP, "coupled-experts": COUPLED_EXPERTS}
+OWN_TOWER = ComposerConfig(text_side="tower")
+CONFIGS = {
+    "stage-one": STAGE_ONE,
+    "stage-two": STAGE_TWO,
+    "deep": DEEP,
+    "coupled-experts": COUPLED_EXPERTS,
+    "own-tower": OWN_TOWER,
+}

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from sightline.errors import CapabilityMissing, SettingInvalid
-from sightline.models.composer import PARTS, Composer, grown
+from sightline.models.composer import Composer, grown
 from sightline.models.composer_config import INVERSIONS, ComposerConfig, InversionConfig, PromptConfig
 from sightline.models.inversion import FeatureNoise, TextualInversion
+from sightline.models.prompted import causal_reader
 from sightline.models.weights import unique_state
-from tests.unit.models.composing import CONFIGS, COUPLED_EXPERTS, DEEP, STAGE_ONE, STAGE_TWO, Room
+from tests.unit.models.composing import CONFIGS, COUPLED_EXPERTS, DEEP, OWN_TOWER, STAGE_ONE, STAGE_TWO, Room
 
 
 @pytest.fixture(autouse=True)
@@ -94,11 +95,12 @@ def test_mixed_precision_changes_hardly_anything(rooms: dict[str, Room], config:
 
 @torch.no_grad()
 def test_stage_two_begins_exactly_where_stage_one_ended(room: Room) -> None:
-    """A fresh adapter and no prompts; prompts of any number start elsewhere, by their nature."""
+    """A fresh adapter, a text tower of its own, no prompts; prompts of any number start elsewhere, by their nature."""
     stage_one = lively(room.composer(STAGE_ONE))
     for config in (
         dataclasses.replace(STAGE_TWO, prompts=PromptConfig(num_prompts=0)),
         ComposerConfig(text_side="prompts", picture_side="deep", prompts=PromptConfig(num_prompts=0)),
+        OWN_TOWER,
     ):
         stage_two = grown(stage_one, config=config, tokenizer=room.tokenizer).eval()
         assert torch.equal(stage_two(room.pixels, room.ids()), stage_one(room.pixels, room.ids()))
@@ -114,13 +116,23 @@ def test_growing_keeps_what_stage_one_measured_and_refuses_another_phi(rooms: di
         grown(stage_one, config=other, tokenizer=room.tokenizer)
 
 
-@pytest.mark.parametrize("parts", [("phi",), ("adapter", "prompts"), PARTS])
-def test_only_the_listed_parts_learn_and_the_towers_never(rooms: dict[str, Room], parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("config", "had", "parts"),
+    [
+        (STAGE_TWO, ("phi", "adapter", "prompts"), ("phi",)),
+        (STAGE_TWO, ("phi", "adapter", "prompts"), ("adapter", "prompts")),
+        (STAGE_TWO, ("phi", "adapter", "prompts"), ("phi", "adapter", "prompts")),
+        (OWN_TOWER, ("phi", "text_tower"), ("text_tower",)),
+    ],
+)
+def test_only_the_listed_parts_learn_and_the_towers_never(
+    rooms: dict[str, Room], config: ComposerConfig, had: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
     room = rooms["corpus"]
-    composer = room.composer(STAGE_TWO)
+    composer = room.composer(config)
     composer.train_only(*parts)
     composer.train()
-    towers, before = digest(room.tower), {part: digest(getattr(composer, part)) for part in PARTS}
+    towers, before = digest(room.tower), {part: digest(getattr(composer, part)) for part in had}
     optimizer = torch.optim.AdamW([p for p in composer.parameters() if p.requires_grad], lr=0.1)
     composer(room.vectors(), room.ids()).sum().backward()
     graded = {name.split(".")[0] for name, p in composer.named_parameters() if p.grad is not None}
@@ -128,8 +140,8 @@ def test_only_the_listed_parts_learn_and_the_towers_never(rooms: dict[str, Room]
     assert graded == set(parts)
     assert all(parameter.grad is None for parameter in room.tower.parameters())
     assert digest(room.tower) == towers
-    assert {part for part in PARTS if digest(getattr(composer, part)) != before[part]} == set(parts)
-    assert {name for name in PARTS if getattr(composer, name).training} == set(parts)
+    assert {part for part in had if digest(getattr(composer, part)) != before[part]} == set(parts)
+    assert {name for name in had if getattr(composer, name).training} == set(parts)
     assert not room.tower.training
 
 
@@ -150,7 +162,27 @@ def test_a_part_that_is_not_there_cannot_be_trained(rooms: dict[str, Room]) -> N
 
 def test_the_towers_are_no_part_of_the_composer(rooms: dict[str, Room]) -> None:
     composer = rooms["corpus"].composer(STAGE_TWO)
-    assert {name.split(".")[0] for name in composer.state_dict()} == {"noise", *PARTS}
+    assert {name.split(".")[0] for name in composer.state_dict()} == {"noise", "phi", "adapter", "prompts"}
+
+
+@torch.no_grad()
+def test_a_text_tower_of_its_own_is_the_towers_copy_of_the_text_side_alone(room: Room) -> None:
+    composer = room.composer(OWN_TOWER)
+    assert composer.text_tower is not None
+    plain, ids = room.tower.encode_text(room.ids()), room.ids()
+    assert torch.equal(composer.read_plain(ids), plain)
+    lively(composer)
+    assert (composer.read_plain(ids) - plain).abs().max() > 0.01
+    assert torch.equal(room.tower.encode_text(ids), plain)
+    own, all_of_it = (sum(p.numel() for p in module.parameters()) for module in (composer.text_tower, room.tower))
+    assert own == all_of_it - sum(p.numel() for p in room.tower.model.visual.parameters()) - 1, "but the temperature"
+
+
+@torch.no_grad()
+def test_a_text_without_pseudo_word_is_read_with_the_prompts_of_queries(room: Room) -> None:
+    composer, ids = lively(room.composer(STAGE_TWO)), room.ids()
+    words = causal_reader(room.tower)[1].tower.token_embedding.weight[room.tokenizer.placeholder_id]
+    assert torch.equal(composer.read_plain(ids), composer.read(ids, words.expand(len(ids), -1)))
 
 
 @pytest.mark.parametrize(("method", "millions"), [("lincir", 14.16), ("searle", 14.16), ("pic2word", 1.05)])

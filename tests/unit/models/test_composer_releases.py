@@ -24,7 +24,7 @@ from sightline.models.config import FusionConfig, ZrigfConfig
 from sightline.models.model import ZrigfModel
 from sightline.models.release import embedding_space_of, load_encoder, load_model, save_release
 from sightline.models.weights import unique_state
-from tests.unit.models.composing import COUPLED_EXPERTS, DEEP, STAGE_TWO, Room, corpus_room, tower_config
+from tests.unit.models.composing import COUPLED_EXPERTS, DEEP, OWN_TOWER, STAGE_TWO, Room, corpus_room, tower_config
 
 EDITS = ["is blue", "at night"]
 
@@ -63,6 +63,8 @@ def test_a_composer_changes_no_space_no_vector_and_no_file_of_the_towers(
     composed = save(room, tmp_path / "with", composer_for(room))
     assert composed.pop("has_composer") is True
     assert without.pop("has_composer") is False
+    assert without.pop("composer_parameters") == 0
+    assert composed.pop("composer_parameters") == sum(p.numel() for p in composer_for(room).parameters())
     assert composed == without
     names = [path.relative_to(tmp_path / "without") for path in (tmp_path / "without").rglob("*") if path.is_file()]
     same = [n for n in names if (tmp_path / "with" / n).read_bytes() == (tmp_path / "without" / n).read_bytes()]
@@ -71,7 +73,7 @@ def test_a_composer_changes_no_space_no_vector_and_no_file_of_the_towers(
     assert np.array_equal(*vectors)
 
 
-@pytest.mark.parametrize("config", [STAGE_TWO, COUPLED_EXPERTS], ids=["feature", "coupled"])
+@pytest.mark.parametrize("config", [STAGE_TWO, COUPLED_EXPERTS, OWN_TOWER], ids=["feature", "coupled", "own-tower"])
 def test_a_release_gives_the_composer_back_and_serves_what_it_computes(
     room: Room, pixels: np.ndarray, config: ComposerConfig, tmp_path: Path
 ) -> None:
@@ -90,7 +92,7 @@ def test_a_release_gives_the_composer_back_and_serves_what_it_computes(
     np.testing.assert_allclose(encoder.encode_composed(pixels, EDITS), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", [STAGE_TWO, DEEP], ids=["feature", "deep"])
+@pytest.mark.parametrize("config", [STAGE_TWO, DEEP, OWN_TOWER], ids=["feature", "deep", "own-tower"])
 def test_a_composer_passes_its_golden_check_in_bfloat16(room: Room, config: ComposerConfig, tmp_path: Path) -> None:
     save(room, tmp_path, composer_for(room, config))
     load_encoder(tmp_path, dtype="bfloat16").check_golden()

@@ -18,7 +18,7 @@ from sightline.models.composer_stages import CompositionStage, InversionStage
 from sightline.models.inversion import smp_loss
 from sightline.models.placeholder import masked_ids
 from sightline.models.prompted import causal_reader
-from tests.unit.models.composing import STAGE_TWO, Room
+from tests.unit.models.composing import OWN_TOWER, STAGE_TWO, Room
 
 CAPTION = "a red ball on the sunny beach"
 
@@ -139,6 +139,27 @@ def test_stage_two_is_the_loss_of_the_doubled_batch(rooms: dict[str, Room], has_
     if has_pairs:
         query, target = torch.cat([query, composer(room.vectors(), plain)]), torch.cat([target, source])
     torch.testing.assert_close(found.total, composed_infonce(query, target).total)
+
+
+@pytest.mark.parametrize("config", [STAGE_TWO, OWN_TOWER], ids=["prompts", "own-tower"])
+def test_without_anchor_the_branch_that_learns_reads_the_captions_and_is_taught_by_both(
+    rooms: dict[str, Room], config: ComposerConfig
+) -> None:
+    room = rooms["clip"]
+    composer = room.composer(config)
+    part = "prompts" if composer.prompts is not None else "text_tower"
+    stage = CompositionStage(composer, parts=(part,), has_reference_pairs=False)
+    captions = torch.from_numpy(room.tokenizer.tokenize([CAPTION, "two blue cats", "a dog at night"]).ids)
+    frozen = room.tower.encode_text(captions)
+    found = stage(
+        room.vectors(), room.ids(), room.ids(["", "", ""]), target_BD=frozen, source_BD=frozen, caption_ids_ML=captions
+    )
+    query, target = composer(room.vectors(), room.ids()), composer.read_plain(captions)
+    torch.testing.assert_close(found.total, composed_infonce(query, target).total)
+    learned = tuple(getattr(composer, part).parameters())
+    both = torch.autograd.grad(found.total, learned)
+    of_queries = torch.autograd.grad(composed_infonce(query, target.detach()).total, learned)
+    assert max(float((a - b).abs().max()) for a, b in zip(both, of_queries, strict=True)) > 1e-4
 
 
 def test_stage_two_weighs_harder_pairs_more_only_if_asked(rooms: dict[str, Room]) -> None:

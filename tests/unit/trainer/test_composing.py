@@ -167,12 +167,25 @@ def test_a_release_with_a_composer_goes_on_to_stage_two_alone(config: ComposeCon
     assert torch.equal(*weights)
 
 
+@pytest.mark.parametrize("text_side", ["tower", "prompts"])
+def test_without_anchor_an_ordinary_composer_comes_out(config: ComposeConfig, text_side: str) -> None:
+    settings = replace(config.alignment, text_side=text_side, is_anchored=False, phi_rate=0.0)
+    config = settled(replace(config, alignment=settings))
+    before = _second(config).state_dict()
+    train_composer(config, reporter=LocalReporter(run_folder(config), keep=1))
+    learned = {
+        name.split(".")[0] for name, value in _chosen(config).state_dict().items() if not value.equal(before[name])
+    }
+    part = "text_tower" if text_side == "tower" else "prompts"
+    assert {part, "adapter"} <= learned <= {part, "adapter", "phi", "noise"}, "phi and noise are stage 1's"
+
+
 def test_stage_two_without_any_phi_is_refused(config: ComposeConfig) -> None:
     with pytest.raises(CapabilityMissing, match="no composer to go on from"):
         compose(replace(config, inversion=InversionSettings(steps=0)), console=QUIET)
 
 
-def test_phi_learns_at_its_share_of_the_rate(config: ComposeConfig) -> None:
+def test_phi_and_a_text_tower_learn_at_their_shares_of_the_rate(config: ComposeConfig) -> None:
     composer = _second(settled(config))
     objective = AlignmentObjective(composer, settings=replace(config.alignment, phi_rate=0.25))
     optimizer = build_optimizer(objective, settings=config.alignment, rates=objective.rates())
@@ -180,6 +193,11 @@ def test_phi_learns_at_its_share_of_the_rate(config: ComposeConfig) -> None:
     assert {share_of[id(p)] for p in composer.phi.parameters()} == {0.25}
     assert composer.adapter is not None
     assert {share_of[id(p)] for p in composer.adapter.parameters()} == {1.0}
+    tower = replace(config.alignment, text_side="tower", text_tower_rate=0.1)
+    own = _second(settled(replace(config, alignment=tower)))
+    assert own.text_tower is not None
+    rates = AlignmentObjective(own, settings=tower).rates()
+    assert {rates[p] for p in own.text_tower.parameters()} == {0.1}
     frozen = AlignmentObjective(composer, settings=replace(config.alignment, phi_rate=0.0))
     assert not any(p.requires_grad for p in composer.phi.parameters())
     assert frozen.rates() == {}
@@ -229,6 +247,8 @@ def test_an_edit_of_an_unknown_picture_is_named(config: ComposeConfig, squares: 
         (lambda: InversionSettings(method="palavra"), "inversion.method: got 'palavra'"),
         (lambda: InversionSettings(masker="nltk"), "inversion.masker: got 'nltk'"),
         (lambda: AlignmentSettings(reference="sketch"), "alignment.reference: got 'sketch'"),
+        (lambda: AlignmentSettings(text_side="tower", text_tower_rate=0.0), "text_tower_rate: got 0.0, must be above"),
+        (lambda: AlignmentSettings(text_side="none", is_anchored=False), "is_anchored: false needs a text side"),
     ],
 )
 def test_unknown_settings_are_refused(make: Callable[[], object], message: str) -> None:
