@@ -11,7 +11,7 @@ import torch
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.pools import PoolImage
-from sightline.errors import SettingInvalid, UsageError
+from sightline.errors import UsageError
 from trainer.architecture import Built, build, device_of
 from trainer.checkpoint import Position, read_position, read_weights
 from trainer.config import FitConfig
@@ -23,7 +23,7 @@ from trainer.runs import run_folder
 from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
 from trainer.stages.sources import PictureSource, ShuffledPictures, StreamedPictures
-from trainer.step import Pace, Stage, StageRun, StepSettings, run_stage
+from trainer.step import Pace, Stage, StageRun, StepSettings, check_batch, run_stage
 from trainer.store import EncodedPictures, encode_pool
 
 
@@ -33,7 +33,8 @@ def train(config: FitConfig, *, reporter: Reporter) -> None:
     Called by every worker with the same settings; a finished run of this name
     is left as it is.
     """
-    _check_batches(config, world_size=reporter.world_size)
+    for name, settings in (("stage1", config.stage1), ("stage2", config.stage2)):
+        check_batch(name, settings, world_size=reporter.world_size)
     torch.set_num_threads(config.run.threads_per_worker or max(1, (os.cpu_count() or 1) // reporter.world_size))
     corpus = load_corpus(config.data)
     built = build(config, texts=corpus.texts())
@@ -163,12 +164,3 @@ def _restore(training: Mapping[str, Any], *, built: Built, reporter: Reporter) -
     position = read_position(folder, training=training)
     read_weights(folder, model=built.model)
     return position, folder
-
-
-def _check_batches(config: FitConfig, *, world_size: int) -> None:
-    for name, settings in (("stage1", config.stage1), ("stage2", config.stage2)):
-        if settings.accumulate < 1 or settings.batch_size % (world_size * settings.accumulate):
-            raise SettingInvalid(
-                f"{name}.batch_size: got {settings.batch_size}, must be a multiple of the {world_size} workers"
-                f" times {name}.accumulate {settings.accumulate}"
-            )

@@ -127,6 +127,15 @@ class StageRun:
     """What decides the weights; checkpoints keep it."""
 
 
+def check_batch(name: str, settings: StepSettings, *, world_size: int) -> None:
+    """Raise SettingInvalid unless a batch of the stage of that name gives every worker equal parts: losses gather."""
+    if settings.accumulate < 1 or settings.batch_size % (world_size * settings.accumulate):
+        raise SettingInvalid(
+            f"{name}.batch_size: got {settings.batch_size}, must be a multiple of the {world_size} workers"
+            f" times {name}.accumulate {settings.accumulate}"
+        )
+
+
 def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
     """Train from step `start` to the stage's end; the last step is always a checkpoint.
 

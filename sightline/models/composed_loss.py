@@ -1,14 +1,15 @@
 """The loss of stage 2: a composed query finds the caption of what it asks for, among the captions of the batch."""
 
-# Axes: M pairs of query and target, D embedding width.
+# Axes: M pairs of query and target of this worker, G pairs of all workers, D embedding width.
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sightline.models.workers import gather, gather_with_gradient, own_rows, sum_of_workers, world_size
 
 TEMPERATURE = 0.07
 SAME_TARGET_COSINE = 0.98
@@ -33,54 +34,63 @@ def composed_infonce(
     target_MD: Tensor,
     *,
     temperature: float = TEMPERATURE,
-    is_same_MM: Tensor | None = None,
+    is_same_MG: Tensor | None = None,
     weight_M: Tensor | None = None,
 ) -> ComposedLoss:
     """Mean of query-to-target and target-to-query cross-entropy of unit vectors, each pair weighted.
 
-    Where is_same_MM is True, the two targets say the same: neither is the
-    other's negative. Weights of about one make a pair count more or less.
-    Negatives are those of this call, not of other workers.
+    Where is_same_MG is True, the two targets say the same: neither is the
+    other's negative. Weights of about one make a pair count more or less. Under
+    torch.distributed the negatives of all workers count, with gradient, and every
+    worker must bring the same M; the mean of the workers' losses and gradients
+    are those of one worker with all pairs.
     """
-    logits_MM = _logits(query_MD, target_MD, temperature=temperature, is_same_MM=is_same_MM)
-    own_M = torch.arange(len(query_MD), device=query_MD.device)
-    loss_M = (
-        F.cross_entropy(logits_MM, own_M, reduction="none") + F.cross_entropy(logits_MM.T, own_M, reduction="none")
-    ) / 2
+    query_GD, target_GD = gather_with_gradient(query_MD), gather_with_gradient(target_MD)
+    by_query_MG = _logits(query_MD, target_GD, temperature=temperature, is_same_MG=is_same_MG)
+    by_target_MG = _logits(target_MD, query_GD, temperature=temperature, is_same_MG=is_same_MG)
+    own_M = own_rows(query_MD)
+    loss_M = (_choice(by_query_MG, own_M) + _choice(by_target_MG, own_M)) / 2
     return ComposedLoss(
         total=(loss_M if weight_M is None else loss_M * weight_M).mean(),
-        accuracy=(logits_MM.argmax(dim=1) == own_M).float().mean(),
-        entropy=_entropy(logits_MM.detach()).mean(),
-        positive_cosine=(logits_MM.detach().diagonal() * temperature).mean(),
+        accuracy=(by_query_MG.argmax(dim=1) == own_M).float().mean(),
+        entropy=_entropy(by_query_MG.detach()).mean(),
+        positive_cosine=(query_MD * target_MD).detach().sum(dim=-1).mean(),
     )
 
 
 @torch.no_grad()
 def entropy_weights(
-    query_MD: Tensor, target_MD: Tensor, *, temperature: float = TEMPERATURE, is_same_MM: Tensor | None = None
+    query_MD: Tensor, target_MD: Tensor, *, temperature: float = TEMPERATURE, is_same_MG: Tensor | None = None
 ) -> Tensor:
-    """Weights [M] for harder pairs: the entropy of the query's choice over the batch's mean, 0.5 to 2."""
-    entropy_M = _entropy(_logits(query_MD, target_MD, temperature=temperature, is_same_MM=is_same_MM))
-    return (entropy_M / entropy_M.mean().clamp(min=1e-6)).clamp(*WEIGHT_LIMITS)
+    """Weights [M] for harder pairs: the entropy of the query's choice over all workers' mean, 0.5 to 2.
 
-
-def same_targets(captions: Sequence[Hashable], target_MD: Tensor, *, limit: float = SAME_TARGET_COSINE) -> Tensor:
-    """[M, M] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
-
-    Captions may be given as numbers that are equal where the texts are.
+    The choice is among the targets of all workers.
     """
-    first: dict[Hashable, int] = {}
-    number_M = torch.tensor([first.setdefault(caption, len(first)) for caption in captions], device=target_MD.device)
-    is_same_MM = (number_M.unsqueeze(1) == number_M) | (target_MD @ target_MD.T > limit)
-    return is_same_MM.fill_diagonal_(False)
+    entropy_M = _entropy(_logits(query_MD, gather(target_MD), temperature=temperature, is_same_MG=is_same_MG))
+    mean = sum_of_workers(entropy_M.mean()) / world_size()
+    return (entropy_M / mean.clamp(min=1e-6)).clamp(*WEIGHT_LIMITS)
 
 
-def _logits(query_MD: Tensor, target_MD: Tensor, *, temperature: float, is_same_MM: Tensor | None) -> Tensor:
+def same_targets(text_M: Tensor, target_MD: Tensor, *, limit: float = SAME_TARGET_COSINE) -> Tensor:
+    """[M, G] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
+
+    Captions are given as numbers that are equal where the texts are, whichever
+    worker has them.
+    """
+    is_same_MG = (text_M.unsqueeze(1) == gather(text_M)) | (target_MD @ gather(target_MD).T > limit)
+    return is_same_MG.scatter_(1, own_rows(text_M).unsqueeze(1), False)
+
+
+def _logits(from_MD: Tensor, to_GD: Tensor, *, temperature: float, is_same_MG: Tensor | None) -> Tensor:
     # Eight bits of bfloat16 would blur neighbouring logits: never in mixed precision.
-    with torch.autocast(query_MD.device.type, enabled=False):
-        logits_MM = query_MD.float() @ target_MD.float().T / temperature
-    return logits_MM if is_same_MM is None else logits_MM.masked_fill(is_same_MM, float("-inf"))
+    with torch.autocast(from_MD.device.type, enabled=False):
+        logits_MG = from_MD.float() @ to_GD.float().T / temperature
+    return logits_MG if is_same_MG is None else logits_MG.masked_fill(is_same_MG, float("-inf"))
 
 
-def _entropy(logits_MM: Tensor) -> Tensor:
-    return torch.special.entr(logits_MM.softmax(dim=1)).sum(dim=1)
+def _choice(logits_MG: Tensor, own_M: Tensor) -> Tensor:
+    return F.cross_entropy(logits_MG, own_M, reduction="none")
+
+
+def _entropy(logits_MG: Tensor) -> Tensor:
+    return torch.special.entr(logits_MG.softmax(dim=1)).sum(dim=1)

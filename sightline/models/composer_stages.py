@@ -1,6 +1,6 @@
 """The two modules that are trained: phi on captions alone, then what stage 2 adds, on triplets. Wrap them in DDP."""
 
-# Axes: B items, L tokens, D embedding width.
+# Axes: B items, M pairs of a doubled batch, G those of all workers, L tokens, D embedding width.
 from __future__ import annotations
 
 import torch
@@ -68,14 +68,14 @@ class CompositionStage(nn.Module):
         *,
         target_BD: Tensor,
         source_BD: Tensor,
-        is_same_MM: Tensor | None = None,
+        is_same_MG: Tensor | None = None,
         caption_ids_ML: Tensor | None = None,
     ) -> ComposedLoss:
         """The loss of B triplets, M = 2 B pairs with reference pairs, else B.
 
         reference is as `Composer.forward` takes it; plain_ids are those of empty
         edits; target and source the frozen tower's unit vectors of the captions
-        of target and reference; is_same_MM of targets first, then sources
+        of target and reference; is_same_MG of targets first, then sources
         (`same_targets`). caption_ids are those captions' own, in that order: given,
         they are read by the branch that learns, with gradient, in place of the
         frozen vectors, which RTD found to collapse.
@@ -92,9 +92,9 @@ class CompositionStage(nn.Module):
             query_MD,
             target_MD,
             temperature=self.temperature,
-            is_same_MM=is_same_MM,
-            weight_M=self._weights(query_MD, target_MD, is_same_MM) if self.weighs_by_entropy else None,
+            is_same_MG=is_same_MG,
+            weight_M=self._weights(query_MD, target_MD, is_same_MG) if self.weighs_by_entropy else None,
         )
 
-    def _weights(self, query_MD: Tensor, target_MD: Tensor, is_same_MM: Tensor | None) -> Tensor:
-        return entropy_weights(query_MD, target_MD, temperature=self.temperature, is_same_MM=is_same_MM)
+    def _weights(self, query_MD: Tensor, target_MD: Tensor, is_same_MG: Tensor | None) -> Tensor:
+        return entropy_weights(query_MD, target_MD, temperature=self.temperature, is_same_MG=is_same_MG)

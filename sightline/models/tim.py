@@ -3,12 +3,11 @@
 # Axes: B pairs of this worker, G pairs of all workers, D embedding width.
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from sightline.models.workers import gather, gather_with_gradient, own_rows
 
 
 def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logit_scale: Tensor) -> Tensor:
@@ -37,52 +36,3 @@ def same_picture(pair_ids_B: Tensor, *, own_B: Tensor) -> Tensor:
     rows_B = torch.arange(len(pair_ids_B), device=pair_ids_B.device)
     rivals_BG[rows_B, own_B] = False
     return rivals_BG
-
-
-def gather_with_gradient(values: Tensor) -> Tensor:
-    """The values [B, ...] of all workers as [G, ...] in order of rank; gradients flow back to their owners."""
-    return _Gather.apply(values) if world_size() > 1 else values
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        ctx.rows = len(values)
-        return gather(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous()
-        dist.all_reduce(total)
-        return total[_rank() * ctx.rows : (_rank() + 1) * ctx.rows]
-
-
-def gather(values: Tensor) -> Tensor:
-    """The values [B, ...] of all workers as [G, ...] in order of rank, without gradient."""
-    if world_size() == 1:
-        return values
-    parts = [torch.empty_like(values) for _ in range(world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
-
-
-def own_rows(values: Tensor) -> Tensor:
-    """[B] where this worker's items stand among those of all workers."""
-    return torch.arange(len(values), device=values.device) + _rank() * len(values)
-
-
-def sum_of_workers(value: Tensor) -> Tensor:
-    """The sum of all workers' values, without gradient."""
-    total = value.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(total)
-    return total
-
-
-def world_size() -> int:
-    """Workers that train together; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if world_size() > 1 else 0

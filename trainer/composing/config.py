@@ -64,7 +64,8 @@ class InversionSettings:
     batch_size: int = 256
     """Captions, or pictures, a step over all workers."""
     accumulate: int = 1
-    """Parts that a worker's share of the batch is read in."""
+    """Parts that a worker's share of the batch is read in; of a method with negatives, a part meets those of its own
+    number alone, of every worker."""
     learning_rate: float = 1e-3
     """Peak of the cosine schedule that ends at zero."""
     weight_decay: float = 0.01
@@ -131,7 +132,8 @@ class AlignmentSettings:
     batch_size: int = 128
     """Edits a step over all workers."""
     accumulate: int = 1
-    """Parts that a worker's share of the batch is read in; a part meets the negatives of its own alone."""
+    """Parts that a worker's share of the batch is read in; a part meets the negatives of its own number alone, of every
+    worker."""
     learning_rate: float = 5e-3
     """Peak of the cosine schedule that ends at zero."""
     weight_decay: float = 0.01

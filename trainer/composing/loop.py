@@ -37,7 +37,7 @@ from trainer.stages.inversion import (
     SearleObjective,
     searched_words,
 )
-from trainer.step import Batch, Pace, Stage, StageRun, StepSettings, run_stage
+from trainer.step import Batch, Pace, Stage, StageRun, StepSettings, check_batch, run_stage
 
 
 class TrainedComposers(nn.Module):
@@ -54,6 +54,9 @@ class TrainedComposers(nn.Module):
 
 def train_composer(config: ComposeConfig, *, reporter: Reporter) -> None:
     """Train both stages to their end, saving checkpoints through `reporter`. Called by every worker alike."""
+    stages: tuple[StepSettings, ...] = (config.inversion, config.alignment)
+    for name, settings in zip(COMPOSED_STAGES, stages, strict=True):
+        check_batch(name, settings, world_size=reporter.world_size)
     torch.set_num_threads(config.run.threads_per_worker or max(1, (os.cpu_count() or 1) // reporter.world_size))
     corpus = load_composed_corpus(config.data)
     loaded = load_towers(config)

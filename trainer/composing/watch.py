@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sightline.models.workers import alone
 from trainer.composing.candidate import Candidate
 from trainer.step import Batch, Objective
 
@@ -39,7 +40,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _loss(self) -> float:
-        with _evaluating(self.objective):
+        with _evaluating(self.objective), alone():
             losses = [self._part_loss(part) * len(next(iter(part.values()))) for part in self.parts]
         return sum(losses) / sum(len(next(iter(part.values()))) for part in self.parts)
 

@@ -100,14 +100,13 @@ class AlignmentObjective(RowObjective):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss by name, and what the log shows of it."""
-        texts = self._of_captions(batch, "{}_text_B").tolist()
         found = self.stage(
             self._blurred(batch["reference"]),
             batch["edit_ids_BL"],
             batch["plain_ids_BL"],
             target_BD=batch["target_BD"],
             source_BD=batch["source_BD"],
-            is_same_MM=same_targets(texts, self._of_captions(batch, "{}_BD")),
+            is_same_MG=same_targets(self._of_captions(batch, "{}_text_B"), self._of_captions(batch, "{}_BD")),
             caption_ids_ML=self._of_captions(batch, "{}_ids_BL") if "target_ids_BL" in batch else None,
         )
         return {"loss": found.total, "accuracy": found.accuracy, "entropy": found.entropy}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightline.models.tim import gather, gather_with_gradient, own_rows, sum_of_workers, world_size
+from sightline.models.workers import gather, gather_with_gradient, own_rows, sum_of_workers, world_size
 
 START_BIAS = -10.0
 """Start of the bias, as in SigLIP: nearly all pairs are negatives, and without it they would drown the rest."""

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sightline.models.tim import gather_with_gradient, matching_loss
+from sightline.models.tim import matching_loss
+from sightline.models.workers import gather_with_gradient
 
 
 def vectors(count: int, *, seed: int) -> Tensor:
@@ -85,7 +86,8 @@ def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) ->
     from safetensors.torch import load_file
 
     # Processes of their own: a fork of a test run that has started gRPC's threads may never return.
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    code = f"import tests.unit.models.test_matching_loss as t; t._loss_of_rank({{rank}}, {str(tmp_path)!r})"
+    workers = [subprocess.Popen([sys.executable, "-c", code.format(rank=rank)]) for rank in range(2)]
     assert [worker.wait(120) for worker in workers] == [0, 0]
     got = load_file(tmp_path / "result.safetensors")
     text, image, scale, ids = leaves()
@@ -94,7 +96,3 @@ def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) ->
     expected = {"loss": loss.detach(), "text": text.grad, "image": image.grad, "scale": scale.grad}
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, atol=1e-12, rtol=1e-9, msg=name)
-
-
-if __name__ == "__main__":
-    _loss_of_rank(int(sys.argv[1]), sys.argv[2])
