@@ -1,15 +1,50 @@
-"""Where and when a result was measured, and how it is written: what every benchmark's JSON has in common."""
+"""Where, when and with what a result was measured, and how it is written: what benchmarks have in common."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+
+class Measured:
+    """Seconds of a block, by the clock and of the processor, and the peak of the process's resident memory in it."""
+
+    def __enter__(self) -> Measured:
+        gc.collect()
+        # Linux forgets the earlier peak when asked.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before_kib = resident_peak_kib()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds, self.cpu_seconds = time.perf_counter() - self._began, time.process_time() - self._cpu_began
+        self.resident_mib = mib(1024 * resident_peak_kib())
+        self.peak_mib = mib(1024 * (resident_peak_kib() - self._before_kib))
+        """How far the block raised the peak."""
+
+    def named(self, name: str) -> dict[str, Any]:
+        """Seconds and what the block added to the peak, under names that start with `name`."""
+        return {f"{name}_s": round(self.seconds, 2), f"{name}_peak_mib": self.peak_mib}
+
+
+def resident_peak_kib() -> int:
+    """Most resident memory of this process since the peak was last forgotten."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def mib(num_bytes: float) -> float:
+    """Bytes in MiB, to a tenth."""
+    return round(num_bytes / 2**20, 1)
 
 
 def machine() -> dict[str, Any]:

@@ -8,12 +8,10 @@ rival is the obvious full matrix product.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import platform
 import tempfile
-import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.machine import Measured, mib
 from sightline.data.pools import PoolImage
 from sightline.models.config import FusionConfig, MaskingConfig, TowerConfig, ZrigfConfig
 from sightline.models.model import build_model
@@ -180,36 +179,6 @@ def queries_and_vectors(folder: Path, num_pictures: int) -> tuple[np.ndarray[Any
     rows = np.arange(num_pictures, dtype=np.int64)
     stored = StoredArray(folder / "pool.vectors", dtype="<f4", shape=(DIMENSION,), rows=rows)
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True), stored
-
-
-class Measured:
-    """Seconds of a block, and how far it raised the process's peak of resident memory."""
-
-    def __enter__(self) -> Measured:
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self._before_kib = resident_peak_kib()
-        self._began = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self._began
-        self.peak_mib = mib(1024 * (resident_peak_kib() - self._before_kib))
-
-    def named(self, name: str) -> dict[str, Any]:
-        """Both figures under names that start with `name`."""
-        return {f"{name}_s": round(self.seconds, 2), f"{name}_peak_mib": self.peak_mib}
-
-
-def resident_peak_kib() -> int:
-    """Most resident memory of this process since the peak was last forgotten."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-def mib(num_bytes: float) -> float:
-    """Bytes in MiB, to a tenth."""
-    return round(num_bytes / 2**20, 1)
 
 
 if __name__ == "__main__":
