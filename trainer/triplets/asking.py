@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sightline.data.captions import CaptionRecord
 from sightline.data.edits import EditGenerator, EditRecord
+from sightline.language.asking import Cost, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +19,6 @@ class Pair:
 
     modification: str
     target_caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Why an ask brought no triplet."""
-
-    reason: str
-    """A closed word, counted by the card."""
-    detail: str = ""
-    is_final: bool = True
-    """False where nobody answered: the next run asks again."""
-    is_failure: bool = False
-    """Whether the circuit breaker counts it: no answer, or one that is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +40,6 @@ class Ask:
     seed: int
     """Of this ask alone, drawn from its key."""
     complaint: Complaint | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What answers cost, as the model's host counts it."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.requests + other.requests,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,11 @@ from sightline.data.edits import EDIT_TYPES
 from sightline.data.formats import read_any_captions
 from sightline.data.lines import SkipReport
 from sightline.errors import UsageError
+from sightline.language.endpoint import EndpointSettings
 from sightline.settings import read_settings
 from trainer.triplets.asking import Ask, TripletGenerator
 from trainer.triplets.ledger import Ledger
+from trainer.triplets.model_generator import by_endpoint, by_local_model
 from trainer.triplets.planning import plan
 from trainer.triplets.run import run
 from trainer.triplets.similarity import MAX_SIMILARITY, MIN_SIMILARITY, SimilarityBand, band_of, clip_token_count
@@ -80,16 +82,11 @@ def make_triplets(known: argparse.Namespace, *, console: Console) -> None:
 
 def _generator(known: argparse.Namespace, *, records: Sequence[CaptionRecord]) -> TripletGenerator:
     if known.generator == "endpoint":
-        from trainer.triplets.endpoint import EndpointGenerator, EndpointSettings
-
-        return EndpointGenerator(read_settings(EndpointSettings, section="triplets"), seed=known.seed)
+        return by_endpoint(read_settings(EndpointSettings, section="triplets"), seed=known.seed)
     if known.generator == "local":
-        # Imported here: transformers takes seconds that rules do not need.
-        from trainer.triplets.local_model import LocalModelGenerator
-
         if known.model is None:
             raise UsageError("triplets: --generator local needs --model, the folder of an instruct model")
-        return LocalModelGenerator(known.model, seed=known.seed, batch_items=known.batch, device=known.device)
+        return by_local_model(known.model, seed=known.seed, batch_items=known.batch, device=known.device)
     from trainer.triplets.rules import RuleGenerator
 
     captions = (record.caption for record in records)

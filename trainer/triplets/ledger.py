@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 from sightline.data.edits import EditGenerator, EditRecord, edit_row, read_edits
 from sightline.data.lines import read_json, read_lines, text_field
 from sightline.errors import UsageError
+from sightline.language.answers import folded
+from sightline.language.asking import Cost, Problem
 from sightline.registry.contents import sync_file, write_durably
-from trainer.triplets.asking import Ask, Cost, Pair, Problem, record_of
-from trainer.triplets.filters import folded
+from trainer.triplets.asking import Ask, Pair, record_of
 
 CARD_FORMAT = 1
 REPEATED = "repeated"

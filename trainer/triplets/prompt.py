@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
-from trainer.triplets.asking import Ask, Pair, Problem
+from sightline.language.answers import quoted, read_texts, schema_of
+from sightline.language.asking import Conversation, Problem
+from trainer.triplets.asking import Ask, Pair
 
 PROMPT_VERSION = "edit-1"
 """Goes up whenever a word below changes: it is part of every record's id."""
 MAX_ANSWER_TOKENS = 160
 FIELDS = ("modification", "target_caption")
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {name: {"type": "string", "minLength": 1} for name in FIELDS},
-    "required": list(FIELDS),
-    "additionalProperties": False,
-}
 
 INSTRUCTIONS = """You write training examples for a search engine that finds pictures by a picture and a sentence.
 You are given the description of a reference scene. Write two texts about one change to that scene:
@@ -49,6 +44,12 @@ EXAMPLES = (
 )  # fmt: skip
 
 
+def conversation_of(ask: Ask) -> Conversation:
+    """The ask as any language model takes it; one with a complaint draws anew."""
+    seed = ask.seed + (ask.complaint is not None)
+    return Conversation(messages=messages_for(ask), fields=FIELDS, max_tokens=MAX_ANSWER_TOKENS, seed=seed)
+
+
 def messages_for(ask: Ask) -> list[dict[str, str]]:
     """The conversation that ends in the question; after a complaint with the refused answer and why."""
     turns = [("system", INSTRUCTIONS)]
@@ -66,35 +67,15 @@ def messages_for(ask: Ask) -> list[dict[str, str]]:
 
 def prompt_digest() -> str:
     """sha256, in hex, of everything that is asked besides the caption."""
-    parts = [PROMPT_VERSION, INSTRUCTIONS, ASKED_FOR, EXAMPLES, SCHEMA, MAX_ANSWER_TOKENS]
+    parts = [PROMPT_VERSION, INSTRUCTIONS, ASKED_FOR, EXAMPLES, schema_of(FIELDS), MAX_ANSWER_TOKENS]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_answer(text: str) -> Pair | Problem:
     """The pair of an answer that is one JSON object of two texts, in a code fence or bare; else the problem."""
-    try:
-        found = json.loads(_unfenced(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Problem(reason="not_json", detail=f"not one JSON object: {_told(error)}", is_failure=True)
-    is_pair = isinstance(found, dict) and found.keys() == set(FIELDS)
-    if not is_pair or not all(isinstance(value, str) for value in found.values()):
-        wanted = " and ".join(FIELDS)
-        return Problem(reason="wrong_fields", detail=f"expected exactly the text fields {wanted}", is_failure=True)
-    return Pair(modification=found[FIELDS[0]].strip(), target_caption=found[FIELDS[1]].strip())
+    found = read_texts(text, fields=FIELDS)
+    return found if isinstance(found, Problem) else Pair(**found)
 
 
 def _question(caption: str, *, edit_type: str) -> str:
-    # A caption cannot close its own delimiter: JSON spells the bracket with an escape.
-    quoted = json.dumps(caption, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
-    return f"<scene>{quoted}</scene>\nThe change: {ASKED_FOR[edit_type]}."
-
-
-def _unfenced(text: str) -> str:
-    stripped = text.strip()
-    if stripped.startswith("```") and stripped.endswith("```") and "\n" in stripped:
-        return stripped.split("\n", 1)[1].removesuffix("```")
-    return stripped
-
-
-def _told(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    return f"<scene>{quoted(caption)}</scene>\nThe change: {ASKED_FOR[edit_type]}."

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sightline.data.edits import EDIT_TYPES, EditGenerator
+from sightline.language.asking import Problem
 from trainer.triplets import lexicon
-from trainer.triplets.asking import Answer, Ask, Pair, Problem
+from trainer.triplets.asking import Answer, Ask, Pair
 from trainer.triplets.mining import Vocabulary, mine
 from trainer.triplets.phrases import (
     Phrase,

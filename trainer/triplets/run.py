@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from sightline.errors import SightlineError, UsageError
-from trainer.triplets.asking import Answer, Ask, Complaint, Cost, Pair, Problem, TripletGenerator
+from sightline.language.asking import Cost, Problem
+from trainer.triplets.asking import Answer, Ask, Complaint, Pair, TripletGenerator
 from trainer.triplets.filters import CountTokens, check_pair
 from trainer.triplets.ledger import Ledger
 

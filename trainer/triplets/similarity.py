@@ -12,11 +12,12 @@ import numpy as np
 from open_clip.tokenizer import SimpleTokenizer
 
 from sightline.errors import SettingInvalid
+from sightline.language.asking import Problem
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import load_encoder
 from sightline.registry import Registry
 from trainer.runs import resolve
-from trainer.triplets.asking import Pair, Problem
+from trainer.triplets.asking import Pair
 
 MIN_SIMILARITY, MAX_SIMILARITY = 0.5, 0.97
 """Below, the target is another scene; above, nothing changed."""

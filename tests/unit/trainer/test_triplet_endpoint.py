@@ -18,11 +18,13 @@ import pytest
 from sightline.data.captions import CaptionRecord
 from sightline.data.edits import EDIT_TYPES, read_edits
 from sightline.errors import SettingInvalid, UsageError
+from sightline.language.asking import Problem
+from sightline.language.endpoint import EndpointSettings, retry_after_s
 from sightline.settings import read_settings
 from tests.unit.trainer.completions import Reply, StandIn, completion, edit_of, served, wait_until
-from trainer.triplets.asking import Pair, Problem
-from trainer.triplets.endpoint import EndpointGenerator, EndpointSettings, retry_after_s
+from trainer.triplets.asking import Pair
 from trainer.triplets.ledger import Ledger
+from trainer.triplets.model_generator import by_endpoint
 from trainer.triplets.planning import plan
 from trainer.triplets.run import CircuitBreaker, RunStopped, run
 
@@ -47,7 +49,7 @@ def settings(server: StandIn, **changes: Any) -> EndpointSettings:
 def make(server: StandIn, out: Path, *, count: int = 8, **changes: Any) -> tuple[Ledger, list[float]]:
     """One whole run; (its ledger, every wait that it asked for)."""
     waits: list[float] = []
-    generator = EndpointGenerator(settings(server, **changes), seed=0, sleep=waits.append)
+    generator = by_endpoint(settings(server, **changes), seed=0, sleep=waits.append)
     ledger = Ledger(out, name=generator.name, about={"prompt_digest": generator.prompt_digest})
     try:
         run(plan(captions(count), generator)[0], generator, ledger=ledger, count_tokens=lambda text: len(text.split()))
@@ -195,11 +197,12 @@ import sys
 from pathlib import Path
 from sightline.settings import read_settings
 from tests.unit.trainer.test_triplet_endpoint import captions
-from trainer.triplets.endpoint import EndpointGenerator, EndpointSettings
+from sightline.language.endpoint import EndpointSettings
+from trainer.triplets.model_generator import by_endpoint
 from trainer.triplets.ledger import Ledger
 from trainer.triplets.planning import plan
 from trainer.triplets.run import run
-generator = EndpointGenerator(read_settings(EndpointSettings, section="triplets"), seed=0)
+generator = by_endpoint(read_settings(EndpointSettings, section="triplets"), seed=0)
 ledger = Ledger(Path(sys.argv[1]), name=generator.name, about={})
 run(plan(captions(30), generator)[0], generator, ledger=ledger, count_tokens=len)
 """
@@ -234,14 +237,14 @@ def test_a_run_killed_half_way_goes_on_and_writes_each_record_once(tmp_path: Pat
 def test_a_server_that_trickles_is_given_up(tmp_path: Path) -> None:
     ticks = iter(range(1000))
     with served(lambda number, body: edit_of(body)) as server:
-        slow = EndpointGenerator(settings(server), seed=0, sleep=lambda s: None, clock=lambda: 60.0 * next(ticks))
+        slow = by_endpoint(settings(server), seed=0, sleep=lambda s: None, clock=lambda: 60.0 * next(ticks))
         answer = slow.propose(plan(captions(1), slow)[0])[0]
     assert "took longer than 20.0 s" in getattr(answer.result, "detail", "")
 
 
 def test_two_runs_of_one_file_are_refused(tmp_path: Path) -> None:
     with served(lambda number, body: edit_of(body)) as server:
-        generator = EndpointGenerator(settings(server), seed=0)
+        generator = by_endpoint(settings(server), seed=0)
     first = Ledger(tmp_path / "edits.jsonl", name=generator.name, about={})
     with pytest.raises(UsageError, match="another run"):
         Ledger(tmp_path / "edits.jsonl", name=generator.name, about={})

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sightline.data.captions import CaptionRecord
 from sightline.errors import UsageError
 from trainer.triplets.ledger import Ledger
-from trainer.triplets.local_model import LocalModelGenerator
+from trainer.triplets.model_generator import by_local_model
 from trainer.triplets.planning import plan
 from trainer.triplets.run import run
 
@@ -48,7 +48,7 @@ def test_the_nonsense_of_a_random_model_is_refused_counted_and_fails_the_run(
     tmp_path: Path, chat_template: str | None
 ) -> None:
     folder = save_model(tmp_path / "model", chat_template=chat_template)
-    generator = LocalModelGenerator(folder, seed=0, batch_items=2)
+    generator = by_local_model(folder, seed=0, batch_items=2)
     asks = plan(records(3), generator)[0]
     ledger = Ledger(tmp_path / "edits.jsonl", name=generator.name, about={})
     with pytest.raises(UsageError, match="acceptance: got 0%"):
@@ -63,18 +63,18 @@ def test_the_nonsense_of_a_random_model_is_refused_counted_and_fails_the_run(
 @pytest.mark.slow
 def test_a_batch_padded_on_the_left_says_what_each_ask_gets_alone(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
-    generator = LocalModelGenerator(folder, seed=0, temperature=0.0)
+    generator = by_local_model(folder, seed=0, temperature=0.0)
     asks = plan(records(3), generator)[0]
     together = [answer.text for answer in generator.propose(asks)]
     assert together == [generator.propose([ask])[0].text for ask in asks]
 
 
 def test_a_context_that_leaves_no_room_for_an_answer_is_a_reason(tmp_path: Path) -> None:
-    generator = LocalModelGenerator(save_model(tmp_path / "model", context=256), seed=0)
+    generator = by_local_model(save_model(tmp_path / "model", context=256), seed=0)
     answer = generator.propose(plan(records(1), generator)[0])[0]
     assert getattr(answer.result, "reason", "") == "prompt_too_long"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no config\.json"):
-        LocalModelGenerator(tmp_path, seed=0)
+        by_local_model(tmp_path, seed=0)

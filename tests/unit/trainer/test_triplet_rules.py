@@ -19,9 +19,10 @@ from sightline.data.toytown.plan import make_plan
 from sightline.data.toytown.records import captions_of
 from sightline.data.toytown.world import make_subjects
 from sightline.errors import DataLineInvalid, UsageError
+from sightline.language.asking import Problem
 from sightline.models.encoder_model import EncoderModel
 from trainer.__main__ import main
-from trainer.triplets.asking import Ask, Pair, Problem, TripletGenerator
+from trainer.triplets.asking import Ask, Pair, TripletGenerator
 from trainer.triplets.filters import check_pair
 from trainer.triplets.ledger import Ledger
 from trainer.triplets.lexicon import HELD_OUT_TEMPLATES, TEMPLATES

@@ -1,4 +1,4 @@
-"""Triplets from any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for."""
+"""Any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 
-from sightline.data.edits import EDIT_TYPES, EditGenerator
 from sightline.errors import SettingInvalid, UsageError
-from trainer.triplets.asking import Answer, Ask, Cost, Problem
-from trainer.triplets.prompt import MAX_ANSWER_TOKENS, PROMPT_VERSION, SCHEMA, messages_for, prompt_digest, read_answer
+from sightline.language.answers import schema_of
+from sightline.language.asking import Completion, Conversation, Cost, Problem
 
 NO_ANSWER = "no_answer"
 MAX_ANSWER_BYTES = 1_000_000
@@ -30,7 +30,7 @@ _PATH = "/v1/chat/completions"
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
-    """Where the model is and how patient we are. Read from `SIGHTLINE_TRIPLETS_*`."""
+    """Where the model is and how patient we are. Read from the section of who asks, such as `SIGHTLINE_TRIPLETS_*`."""
 
     base_url: str
     """Such as http://localhost:8000; a trailing /v1 is understood. Holds no user name, password or key."""
@@ -58,9 +58,9 @@ class EndpointSettings:
         for name in ("connect_timeout_s", "read_timeout_s", "backoff_s", "max_backoff_s"):
             _check_range(name, getattr(self, name), 0.001, 3600)
         if not self.model.strip():
-            raise SettingInvalid("triplets: model: got an empty name; set SIGHTLINE_TRIPLETS_MODEL")
+            raise SettingInvalid("endpoint: model: got an empty name")
         if not all("!" <= letter <= "~" for letter in self.api_key):
-            raise SettingInvalid("triplets: api_key: holds a blank or a letter outside ASCII (the key is not shown)")
+            raise SettingInvalid("endpoint: api_key: holds a blank or a letter outside ASCII (the key is not shown)")
         _check_url(self.base_url)
 
 
@@ -72,53 +72,52 @@ class NoAnswer(Exception):
         self.is_retried, self.retry_after_s = is_retried, retry_after_s
 
 
-class EndpointGenerator:
-    """A `TripletGenerator` that asks an endpoint, one request a caption."""
+class Endpoint:
+    """A `LanguageModel` that asks an endpoint, one request a conversation. For concurrent use by threads."""
 
     def __init__(
         self,
         settings: EndpointSettings,
         *,
-        seed: int,
+        seed: int = 0,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = EditGenerator(kind="llm", model=settings.model, prompt_version=PROMPT_VERSION, seed=seed)
-        self.prompt_digest = prompt_digest()
-        self.num_parallel, self.batch_items, self.max_asks = settings.num_parallel, 1, 2
+        self.name = settings.model
         self._settings, self._closed, self._clock = settings, threading.Event(), clock
         self._sleep = sleep or self._closed.wait
         self._jitter = random.Random(seed)
         self._url = f"{settings.base_url.rstrip('/').removesuffix('/v1')}{_PATH}"
         self._client = _client(settings)
 
-    def edit_types(self, caption: str) -> Sequence[str]:
-        """Every type: a model finds something to change in any caption."""
-        return EDIT_TYPES
+    def complete(self, conversations: Sequence[Conversation]) -> list[Completion]:
+        """One completion a conversation, `num_parallel` of them asked for at a time.
 
-    def propose(self, asks: Sequence[Ask]) -> list[Answer]:
-        """One answer an ask. Raises UsageError if the endpoint refuses key, model or path."""
-        return [self._answer(ask) for ask in asks]
+        Raises UsageError if the endpoint refuses key, model or path.
+        """
+        if len(conversations) < 2:
+            return [self._completion(one) for one in conversations]
+        with ThreadPoolExecutor(self._settings.num_parallel, thread_name_prefix="endpoint") as pool:
+            return list(pool.map(self._completion, conversations))
 
     def close(self) -> None:
         """End waits at once; requests under way end by themselves, within the read time-out."""
         self._closed.set()
 
-    def _answer(self, ask: Ask) -> Answer:
-        body = _body(ask, settings=self._settings)
-        cost = Cost()
+    def _completion(self, conversation: Conversation) -> Completion:
+        body = _body(conversation, settings=self._settings)
         for attempt in range(1, self._settings.max_attempts + 1):
-            cost += Cost(requests=1)
             try:
-                answer = read_completion(self._post(body))
-                return Answer(result=answer.result, text=answer.text, cost=cost + answer.cost)
+                found = read_completion(self._post(body), max_tokens=conversation.max_tokens)
+                return replace(found, cost=Cost(requests=attempt) + found.cost)
             except NoAnswer as error:
                 failure = error
             if not failure.is_retried or self._closed.is_set() or attempt == self._settings.max_attempts:
                 break
             self._sleep(self._wait_s(attempt, retry_after_s=failure.retry_after_s))
-        detail = f"{failure} ({cost.requests} requests)"
-        return Answer(result=Problem(reason=NO_ANSWER, detail=detail, is_final=False, is_failure=True), cost=cost)
+        detail = f"{failure} ({attempt} requests)"
+        problem = Problem(reason=NO_ANSWER, detail=detail, is_final=False, is_failure=True)
+        return Completion(problem=problem, cost=Cost(requests=attempt))
 
     def _wait_s(self, attempt: int, *, retry_after_s: float) -> float:
         """Full jitter under a ceiling that doubles, and never less than the endpoint asked for."""
@@ -154,8 +153,8 @@ class EndpointGenerator:
         return text.replace(self._settings.api_key, "[key]") if self._settings.api_key else text
 
 
-def read_completion(text: str) -> Answer:
-    """The answer inside a chat completion, with its cost. Raises NoAnswer if it is no chat completion."""
+def read_completion(text: str, *, max_tokens: int) -> Completion:
+    """What a chat completion says and cost, if it was not cut off. Raises NoAnswer if it is no chat completion."""
     try:
         found = json.loads(text)
         choice = found["choices"][0]
@@ -165,11 +164,14 @@ def read_completion(text: str) -> Answer:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise NoAnswer("the response is no chat completion", is_retried=True) from None
     if not isinstance(content, str) or not content.strip():
-        return Answer(result=Problem(reason="declined", detail="no answer was written", is_failure=True), cost=cost)
+        return Completion(
+            problem=Problem(reason="declined", detail="no answer was written", is_failure=True), cost=cost
+        )
     if reason == "length":
-        detail = f"the answer was cut off at {MAX_ANSWER_TOKENS} tokens"
-        return Answer(result=Problem(reason="cut_off", detail=detail, is_failure=True), text=content, cost=cost)
-    return Answer(result=read_answer(content), text=content, cost=cost)
+        detail = f"the answer was cut off at {max_tokens} tokens"
+        problem = Problem(reason="cut_off", detail=detail, is_failure=True)
+        return Completion(text=content, problem=problem, cost=cost)
+    return Completion(text=content, cost=cost)
 
 
 def retry_after_s(value: str, *, now: float) -> float:
@@ -189,14 +191,14 @@ def _refused(response: httpx.Response, *, text: str, is_retried: bool) -> NoAnsw
     return NoAnswer(f"status {response.status_code}: {text[:200]}", is_retried=is_retried, retry_after_s=wait_s)
 
 
-def _body(ask: Ask, *, settings: EndpointSettings) -> dict[str, Any]:
-    schema = {"name": "edit", "strict": True, "schema": SCHEMA}
+def _body(conversation: Conversation, *, settings: EndpointSettings) -> dict[str, Any]:
+    schema = {"name": "answer", "strict": True, "schema": schema_of(conversation.fields)}
     return {
         "model": settings.model,
-        "messages": messages_for(ask),
+        "messages": list(conversation.messages),
         "temperature": settings.temperature,
-        "max_tokens": MAX_ANSWER_TOKENS,
-        "seed": ask.seed,
+        "max_tokens": conversation.max_tokens,
+        "seed": conversation.seed,
         "response_format": {"type": "json_schema", "json_schema": schema},
     }
 
@@ -208,7 +210,7 @@ def _client(settings: EndpointSettings) -> httpx.Client:
         headers=headers,
         timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
         limits=httpx.Limits(max_connections=settings.num_parallel),
-        follow_redirects=False,  # It would send captions, and maybe the key, where nobody said to.
+        follow_redirects=False,  # It would send texts, pictures, and maybe the key, where nobody said to.
         trust_env=not _is_loopback(host),  # No proxy stands between a machine and itself.
     )
 
@@ -222,17 +224,15 @@ def _is_loopback(host: str) -> bool:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise SettingInvalid(f"triplets: {name}: got {value}, limits {low} to {high}")
+        raise SettingInvalid(f"endpoint: {name}: got {value}, limits {low} to {high}")
 
 
 def _check_url(base_url: str) -> None:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
-        raise SettingInvalid("triplets: base_url: is no URL") from None
+        raise SettingInvalid("endpoint: base_url: is no URL") from None
     if url.userinfo or url.query or url.fragment:
-        raise SettingInvalid(
-            "triplets: base_url: holds more than host and path; a key goes to SIGHTLINE_TRIPLETS_API_KEY"
-        )
+        raise SettingInvalid("endpoint: base_url: holds more than host and path; a key goes to the setting api_key")
     if url.scheme not in {"http", "https"} or not url.host:
-        raise SettingInvalid(f"triplets: base_url: got {base_url!r}, expected http://host or https://host")
+        raise SettingInvalid(f"endpoint: base_url: got {base_url!r}, expected http://host or https://host")

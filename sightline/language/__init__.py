@@ -1,0 +1,1 @@
+"""Language models that others wrote and trained: how they are asked, and how far their answers are trusted."""
