@@ -64,6 +64,14 @@ class EndpointSettings:
         _check_url(self.base_url)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RewriteSettings(EndpointSettings):
+    """The endpoint that captions and rewrites when a picture is searched for. Read from `SIGHTLINE_REWRITE_*`."""
+
+    temperature: float = 0.0
+    """0 to 2: the same ask should find the same pictures."""
+
+
 class NoAnswer(Exception):
     """A request failed; the message holds no key."""
 
