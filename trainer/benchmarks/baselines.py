@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sightline.errors import UsageError
 from sightline.models.encoder_model import EncoderModel
-from sightline.models.release import load_encoder
-from trainer.benchmarks.protocol import ComposedEncoder, Floats, Pixels, References
+from trainer.benchmarks.protocol import Floats, Pixels, References
 
 Combine = Callable[[Floats, Floats], Floats]
 """Query vectors [Q, D], not yet unit, from those of pictures and of texts."""
@@ -22,6 +20,8 @@ PLAIN = "{text}"
 
 class TowerBaseline:
     """A ComposedEncoder that combines what a release's towers see in the reference and read in the text."""
+
+    notes = ()
 
     def __init__(self, encoder: EncoderModel, *, system: str, combine: Combine) -> None:
         self.system, self.template = system, PLAIN
@@ -89,11 +89,6 @@ def unit(vectors_QD: Floats) -> Floats:
     if not (norm_Q1 > 0).all():
         raise UsageError(f"query {int((norm_Q1[:, 0] <= 0).argmax())}: its vector has length 0")
     return (vectors_QD / norm_Q1).astype(np.float32)
-
-
-def baseline(folder: Path, *, combine: Combine, system: str, device: str) -> ComposedEncoder:
-    """The release in `folder` under a baseline."""
-    return TowerBaseline(load_encoder(folder, device=device), system=system, combine=combine)
 
 
 _FLAT = 1e-6

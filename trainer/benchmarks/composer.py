@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from sightline.models.encoder_model import EncoderModel
-from sightline.models.release import load_encoder
-from trainer.benchmarks.protocol import ComposedEncoder, Floats, Pixels, References
+from trainer.benchmarks.protocol import Floats, Pixels, References
 
 
 class ComposerSystem:
     """A ComposedEncoder by phi, adapter and prompts; a gallery's pictures are seen by the plain towers."""
 
     system = "composed"
+    notes = ()
 
     def __init__(self, encoder: EncoderModel) -> None:
         """Raises CapabilityMissing if the release has no composer."""
@@ -39,8 +38,3 @@ class ComposerSystem:
             return self._encoder.encode_composed(references.vectors_QD, texts)
         pictures = [self.preprocess(picture.read(min_side=self.image_size)) for picture in references.pictures]
         return self._encoder.encode_composed(np.stack(pictures), texts)
-
-
-def composed(folder: Path, argument: str, device: str) -> ComposedEncoder:
-    """The composer of the release in `folder`. Raises CapabilityMissing if there is none."""
-    return ComposerSystem(load_encoder(folder, device=device))

@@ -156,6 +156,11 @@ class ComposedEncoder(Protocol):
     template: str
     """The sentence that a text is put into before the text tower reads it, with {text} in its place."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its scores should know, as far as it has been asked."""
+        ...
+
     def preprocess(self, image: Image.Image) -> Pixels:
         """The picture as uint8 [3, H, W]. Called from many threads."""
         ...

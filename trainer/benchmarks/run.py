@@ -49,7 +49,7 @@ class Order:
     """Folder of what the benchmark's server takes; None writes nothing."""
     allows_missing: bool = False
     cache: Path
-    """Folder of picture vectors and fetched releases, shared by all benchmarks."""
+    """Folder of picture vectors, fetched releases and answers of language models, shared by all benchmarks."""
     device: str = "cpu"
 
 
@@ -96,7 +96,7 @@ def run_benchmark(order: Order, *, console: Console) -> Result:
     benchmark, missing = without_missing(kind.read(order.files), allows_missing=order.allows_missing)
     _check_purpose(order, benchmark, missing=missing)
     folder, release = release_folder(order.release, registry=order.registry, cache=order.cache)
-    encoder = open_system(order.system, folder=folder, device=order.device)
+    encoder = open_system(order.system, folder=folder, device=order.device, cache=order.cache)
     num_best = NUM_SUBMITTED[benchmark.name] if order.submission else 0
     with _progress(console) as progress:
         measure = partial(_ranked, encoder=encoder, order=order, num_best=num_best, progress=progress)
@@ -189,7 +189,7 @@ def _made_of(
         "wording": order.wording,
         "caption_mode": benchmark.caption_mode,
         "tie_rule": TIE_RULE,
-        "notes": benchmark.notes,
+        "notes": (*benchmark.notes, *encoder.notes),
     }
 
 

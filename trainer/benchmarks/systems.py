@@ -3,56 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import UsageError
+from sightline.models.encoder_model import EncoderModel
+from sightline.models.release import load_encoder
 from trainer.benchmarks.baselines import (
     DEFAULT_WEIGHT,
     Combine,
-    baseline,
+    TowerBaseline,
     chance,
     image_only,
     slerp,
     text_only,
     weighted_sum,
 )
-from trainer.benchmarks.composer import composed
+from trainer.benchmarks.composer import ComposerSystem
 from trainer.benchmarks.protocol import ComposedEncoder
+from trainer.benchmarks.rewriting import RewriteSystem, open_caption_search
 
-System = Callable[[Path, str, str], ComposedEncoder]
-"""A ComposedEncoder from the folder of a release, what stands behind the colon, and the device."""
+System = Callable[[EncoderModel, "Opening"], ComposedEncoder]
+"""A ComposedEncoder over the towers of a release."""
 
 
-def open_system(text: str, *, folder: Path, device: str) -> ComposedEncoder:
-    """The system that `text` names, such as 'sum:0.5'. Raises UsageError listing those there are."""
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What a system is opened with, the release apart."""
+
+    argument: str
+    """What stands behind the first colon of its name."""
+    device: str
+    cache: Path
+    """Folder of what is kept between runs."""
+
+
+def open_system(text: str, *, folder: Path, device: str, cache: Path) -> ComposedEncoder:
+    """The system that `text` names, such as 'sum:0.5', over the release in `folder`.
+
+    Raises UsageError listing those there are, and what the system raises, such
+    as CapabilityMissing for a release without composer.
+    """
     name, _, argument = text.partition(":")
     if name not in SYSTEMS:
         raise UsageError(f"system: got {text!r}, expected one of {', '.join(SYSTEMS)}")
-    return SYSTEMS[name](folder, argument, device)
+    opening = Opening(argument=argument, device=device, cache=cache)
+    return SYSTEMS[name](load_encoder(folder, device=device), opening)
 
 
 def _plain(name: str, combine: Combine) -> System:
-    def opened(folder: Path, argument: str, device: str) -> ComposedEncoder:
-        if argument:
-            raise UsageError(f"system: {name} takes nothing behind a colon, got {argument!r}")
-        return baseline(folder, combine=combine, system=name, device=device)
+    def opened(encoder: EncoderModel, opening: Opening) -> ComposedEncoder:
+        if opening.argument:
+            raise UsageError(f"system: {name} takes nothing behind a colon, got {opening.argument!r}")
+        return TowerBaseline(encoder, system=name, combine=combine)
 
     return opened
 
 
 def _at_weight(name: str, combine: Callable[[float], Combine]) -> System:
-    def opened(folder: Path, argument: str, device: str) -> ComposedEncoder:
-        weight = _weight(argument, system=name)
-        return baseline(folder, combine=combine(weight), system=f"{name}:{weight:g}", device=device)
+    def opened(encoder: EncoderModel, opening: Opening) -> ComposedEncoder:
+        weight = _weight(opening.argument, system=name)
+        return TowerBaseline(encoder, system=f"{name}:{weight:g}", combine=combine(weight))
 
     return opened
 
 
-def _by_chance(folder: Path, argument: str, device: str) -> ComposedEncoder:
-    if argument and not argument.isdecimal():
-        raise UsageError(f"system: random takes a seed, got {argument!r}")
-    seed = int(argument or 0)
-    return baseline(folder, combine=chance(seed), system=f"random:{seed}", device=device)
+def _by_chance(encoder: EncoderModel, opening: Opening) -> ComposedEncoder:
+    if opening.argument and not opening.argument.isdecimal():
+        raise UsageError(f"system: random takes a seed, got {opening.argument!r}")
+    seed = int(opening.argument or 0)
+    return TowerBaseline(encoder, system=f"random:{seed}", combine=chance(seed))
+
+
+def _composed(encoder: EncoderModel, opening: Opening) -> ComposedEncoder:
+    return ComposerSystem(encoder)
+
+
+def _rewrite(encoder: EncoderModel, opening: Opening) -> ComposedEncoder:
+    rewriter, _, captions = opening.argument.partition(":")
+    if not (rewriter and captions):
+        raise UsageError(f"system: rewrite takes REWRITER:CAPTIONS behind a colon, got {opening.argument!r}")
+    search = open_caption_search(rewriter, captions, device=opening.device, kept_in=opening.cache / "rewriting")
+    return RewriteSystem(encoder, search=search)
 
 
 def _weight(argument: str, *, system: str) -> float:
@@ -71,5 +103,6 @@ SYSTEMS: dict[str, System] = {
     "sum": _at_weight("sum", weighted_sum),
     "slerp": _at_weight("slerp", slerp),
     "random": _by_chance,
-    "composed": composed,
+    "composed": _composed,
+    "rewrite": _rewrite,
 }

@@ -18,7 +18,15 @@ from trainer.composing.data import load_composed_corpus
 from trainer.composing.recipes import TOYTOWN_COMPOSED
 from trainer.config import FitConfig, GenerativeSettings, flatten
 from trainer.experiments.composers import ComposerModel
-from trainer.experiments.finding import CAPTION_THAT, MAIN, ORACLE, TEXT_REFERENCE, Search, measure_search
+from trainer.experiments.finding import (
+    CAPTION_THAT,
+    MAIN,
+    ORACLE,
+    TEXT_REFERENCE,
+    TRAINING_FREE,
+    Search,
+    measure_search,
+)
 from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite, Trainable
 from trainer.overrides import replace_nested
 from trainer.recipes import TOYTOWN_TINY
@@ -135,7 +143,7 @@ def _systems(towers: Model, composers: _Composers) -> list[Cell]:
     ]
     cells += [_cell("systems", f"sum-{weight}", towers, system="sum", weight=weight) for weight in SUM_WEIGHTS]
     cells.append(_cell("systems", "slerp", towers, system="slerp", weight=0.5))
-    cells.append(_cell("systems", CAPTION_THAT, towers, system=CAPTION_THAT))
+    cells += [_cell("systems", name, towers, system=name) for name in (CAPTION_THAT, TRAINING_FREE)]
     cells += [_cell("systems", name, composers.changed(values)) for name, values in METHODS.items()]
     stage_one = composers.changed(_NO_STAGE_TWO)
     cells.append(_cell("systems", "stage1-text-reference", stage_one, system=TEXT_REFERENCE))
@@ -202,8 +210,9 @@ _EXPERIMENTS = (
         title="Which system finds the picture that is meant",
         question="600 queries of a picture and a sentence over 1,200 pictures, one right answer each, the reference "
         "left out. Towers alone: chance, the picture, the sentence, both summed (the text's weight behind the dash), "
-        "on the arc between them, or a caption with the sentence. stage1-text-reference is told the reference's "
-        "caption, oracle the target's: nobody could be, they are ceilings.",
+        "on the arc between them, or a caption with the sentence; training-free edits that caption by rules. These two "
+        "and stage1-text-reference are told the reference's caption, oracle the target's: nobody could be, they are "
+        "ceilings.",
         metrics=(*_SHOWN, "negation_without_map_at_10", "paraphrase_agreement"),
     ),
     Experiment(

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sightline.composition import Edit
 from sightline.data.captions import read_captions
 from sightline.data.lines import read_lines
+from sightline.language.rewriting import RewriteAsk
 from sightline.metrics import average_precision_at
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import encoder_of, load_model
@@ -39,10 +41,12 @@ from trainer.evaluate import spread
 from trainer.experiments.answering import embedded
 from trainer.experiments.composers import ComposerModel, release_of, trained_composer
 from trainer.experiments.plan import Cell, Model, Outcome, Trainable
+from trainer.triplets.applying import RuleRewriter
 
 MAIN = "map_at_10"
 TEXT_REFERENCE, CAPTION_THAT, ORACLE, COMPOSED = "text-reference", "caption-that", "oracle", "composed"
-_CAPTIONED = (TEXT_REFERENCE, CAPTION_THAT, ORACLE)
+TRAINING_FREE = "training-free"
+_CAPTIONED = (TEXT_REFERENCE, CAPTION_THAT, TRAINING_FREE, ORACLE)
 _TOWERS: Mapping[str, Callable[[float], Any]] = {
     "random": lambda seed: chance(int(seed)),
     "image": lambda _: image_only,
@@ -61,7 +65,8 @@ class Search:
     system: str = COMPOSED
     """`composed`; one of the towers' own: `random`, `image`, `text`, `sum`, `slerp`; or one that is told a caption:
     `text-reference` (the composer, given the reference's caption for its picture), `caption-that` (towers alone, given
-    "{the reference's caption} that {edit}"), `oracle` (towers alone, given the target's caption)."""
+    "{the reference's caption} that {edit}"), `training-free` (towers alone, given the reference's caption after rules
+    have edited it), `oracle` (towers alone, given the target's caption)."""
     weight: float = 0.0
     """Share of the text, of `sum` and `slerp`; the seed of `random`."""
 
@@ -149,6 +154,11 @@ def _told(hall: Hall, *, system: str) -> Floats:
     edits = [query.texts[0] for query in queries]
     if system == CAPTION_THAT:
         return encoder.encode_texts([f"{told} that {edit}" for told, edit in zip(references, edits, strict=True)])
+    if system == TRAINING_FREE:
+        asks = [
+            RewriteAsk(caption=told, edit=Edit(texts=(edit,))) for told, edit in zip(references, edits, strict=True)
+        ]
+        return encoder.encode_texts([one.text for one in RuleRewriter().rewrite(asks)])
     return encoder.encode_composed(encoder.encode_texts(references), edits)
 
 

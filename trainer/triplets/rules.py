@@ -27,13 +27,11 @@ from trainer.triplets.phrases import (
 )
 
 RULES_VERSION = "rules-1"
-_KIND_OF_BACKGROUND = {phrase: kind for kind, phrases in lexicon.BACKGROUNDS.items() for phrase in phrases}
+KIND_OF_BACKGROUND = {phrase: kind for kind, phrases in lexicon.BACKGROUNDS.items() for phrase in phrases}
 # The longest first: 'late at night' holds 'at night'.
-_BACKGROUND = re.compile(
-    rf"\b(?:{'|'.join(sorted(_KIND_OF_BACKGROUND, key=len, reverse=True))})\b", flags=re.IGNORECASE
-)
-_CONNECTORS = ("and", "with", "next to", "left of", "right of", "beside", "holding", "wearing", "near")
-_LISTED = {word: kind for kind, words in lexicon.ATTRIBUTES.items() for word in words}
+BACKGROUND = re.compile(rf"\b(?:{'|'.join(sorted(KIND_OF_BACKGROUND, key=len, reverse=True))})\b", flags=re.IGNORECASE)
+CONNECTORS = ("and", "with", "next to", "left of", "right of", "beside", "holding", "wearing", "near")
+LISTED = {word: kind for kind, words in lexicon.ATTRIBUTES.items() for word in words}
 _PEOPLE = set(lexicon.NOUNS["person"]) | {plural(name) for name in lexicon.NOUNS["person"]}
 
 
@@ -92,12 +90,12 @@ class RuleGenerator:
 def _scene_of(caption: str) -> tuple[int, str]:
     """(start, text) of the last sentence that names a thing or a background, else of the last one."""
     found = sentences(caption) or [(0, "")]
-    return next((item for item in found if _things_in(item[1]) or _background_spans(item[1])), found[0])
+    return next((item for item in found if things_in(item[1]) or background_spans(item[1])), found[0])
 
 
-def _things_in(sentence: str) -> list[Phrase]:
+def things_in(sentence: str) -> list[Phrase]:
     """The noun phrases that an edit can be about: not those that say where, when or how much."""
-    spans = _background_spans(sentence)
+    spans = background_spans(sentence)
     return [
         phrase
         for phrase in noun_phrases(sentence)
@@ -105,13 +103,13 @@ def _things_in(sentence: str) -> list[Phrase]:
     ]
 
 
-def _background_spans(sentence: str) -> list[tuple[int, int]]:
-    return [match.span() for match in _BACKGROUND.finditer(sentence)]
+def background_spans(sentence: str) -> list[tuple[int, int]]:
+    return [match.span() for match in BACKGROUND.finditer(sentence)]
 
 
 def _replace(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
     changes = []
-    for phrase in _things_in(sentence):
+    for phrase in things_in(sentence):
         if others := vocabulary.exchange(phrase.head.text):
             old, new = phrase.head.text, rng.choice(others)
             told = with_article(new) if singular(new) == new else new
@@ -121,16 +119,16 @@ def _replace(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[
 
 def _attribute(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
     listed = _listed_attributes(sentence, rng) + _properties(sentence, vocabulary, rng)
-    return listed or [_given(sentence, phrase, rng) for phrase in _things_in(sentence)]
+    return listed or [_given(sentence, phrase, rng) for phrase in things_in(sentence)]
 
 
 def _listed_attributes(sentence: str, rng: random.Random) -> list[Change]:
     changes = []
-    for phrase in _things_in(sentence):
+    for phrase in things_in(sentence):
         for word in phrase.modifiers:
             known = lexicon.SAME_ATTRIBUTE.get(word.text, word.text)
-            if known in _LISTED:
-                new = rng.choice([other for other in lexicon.ATTRIBUTES[_LISTED[known]] if other != known])
+            if known in LISTED:
+                new = rng.choice([other for other in lexicon.ATTRIBUTES[LISTED[known]] if other != known])
                 noun = phrase.head.text
                 changes.append(_swapped(sentence, word.start, word.end, new, "attribute", noun=noun, new=new))
     return changes
@@ -155,7 +153,7 @@ def _given(sentence: str, phrase: Phrase, rng: random.Random) -> Change:
 
 def _count(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
     changes = []
-    for phrase in _things_in(sentence):
+    for phrase in things_in(sentence):
         opened = phrase.determiner.text if phrase.determiner else "a"
         number = "one" if opened in {"a", "an"} else opened
         if number not in lexicon.NUMBERS:
@@ -171,14 +169,14 @@ def _count(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Ch
 
 def _background(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
     changes = []
-    for start, end in _background_spans(sentence):
+    for start, end in background_spans(sentence):
         old = sentence[start:end].lower()
-        phrases = lexicon.BACKGROUNDS[_KIND_OF_BACKGROUND[old]]
+        phrases = lexicon.BACKGROUNDS[KIND_OF_BACKGROUND[old]]
         new = rng.choice([other for other in phrases if not _says_the_same(other, old)])
         changes.append(_swapped(sentence, start, end, new, "background", old=old, new=new))
     if changes:
         return changes
-    new = rng.choice(list(_KIND_OF_BACKGROUND))
+    new = rng.choice(list(KIND_OF_BACKGROUND))
     return [Change(sentence=f"{sentence} {new}", template="background", words={"new": new})]
 
 
@@ -192,7 +190,7 @@ def _viewpoint(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> lis
 
 
 def _relation(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
-    phrases, changes = _things_in(sentence), []
+    phrases, changes = things_in(sentence), []
     for first, second in pairwise(phrases):
         between = sentence[first.end : second.start]
         others = lexicon.RELATIONS.get(between.strip().lower(), ())
@@ -207,7 +205,7 @@ def _relation(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list
 def _add(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[Change]:
     present = {singular(word.text) for word in words_of(sentence)}
     new = with_article(rng.choice([thing for thing in vocabulary.things if thing not in present]))
-    opened = [phrase for phrase in _things_in(sentence) if phrase.determiner and sentence[phrase.end :][:4] != " of "]
+    opened = [phrase for phrase in things_in(sentence) if phrase.determiner and sentence[phrase.end :][:4] != " of "]
     if not opened:
         return [Change(sentence=f"{sentence} with {new}", template="add", words={"new": new})]
     return [_swapped(sentence, opened[0].end, opened[0].end, f" with {new}", "add", new=new)]
@@ -217,9 +215,9 @@ def _remove(sentence: str, vocabulary: Vocabulary, rng: random.Random) -> list[C
     if "between" in sentence:
         return []
     changes = []
-    for phrase in _things_in(sentence):
+    for phrase in things_in(sentence):
         before = sentence[: phrase.start].rstrip()
-        connector = next((name for name in _CONNECTORS if re.search(rf"\s{name}$", before, flags=re.IGNORECASE)), None)
+        connector = next((name for name in CONNECTORS if re.search(rf"\s{name}$", before, flags=re.IGNORECASE)), None)
         if connector is not None:
             start = len(before) - len(connector)
             kept = sentence[:start].rstrip() + sentence[phrase.end :]

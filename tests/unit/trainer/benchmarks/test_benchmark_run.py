@@ -114,7 +114,7 @@ def test_a_release_is_a_folder_or_what_a_registry_calls_it(tiny_release: Path, t
     by_channel, by_id = release_folder("stable", **places), release_folder(release_id, **places)
     assert by_channel == by_id
     assert by_id[1] == release_id
-    assert open_system("image", folder=by_id[0], device="cpu").dimension == DIMENSION
+    assert open_system("image", folder=by_id[0], device="cpu", cache=tmp_path).dimension == DIMENSION
 
 
 class Counting:
@@ -175,9 +175,9 @@ def test_a_part_and_its_picture_are_two_rows(small: Small) -> None:
     assert part.digest() != Picture(image=part.image).digest()
 
 
-def test_wordings_are_averaged_and_put_into_words(small: Small, tiny_release: Path) -> None:
+def test_wordings_are_averaged_and_put_into_words(small: Small, tiny_release: Path, tmp_path: Path) -> None:
     task = KINDS["fashioniq"].read(small("fashioniq")).tasks[0]
-    encoder = open_system("text", folder=tiny_release, device="cpu")
+    encoder = open_system("text", folder=tiny_release, device="cpu", cache=tmp_path)
     pictures_ND = encode_pictures(encoder, task.pictures)
     found_QD = query_vectors(encoder, task, pictures=pictures_ND, wording="{text} dress")
     reference = References(pictures=task.pictures[:1], vectors_QD=pictures_ND[:1])
