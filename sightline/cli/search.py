@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli.index import DEFAULT_ADDRESS
+from sightline.cli.rewritten import sentence_of, told_line, without_reference
 from sightline.client import Client, ComposedSearch, Edit, FoundImages, ImageQuery, Tls
 from sightline.errors import UsageError
-from sightline.settings import environment
+from sightline.language.endpoint import Endpoint, RewriteSettings
+from sightline.limits import MAX_SEARCH_K
+from sightline.settings import environment, read_settings
 
 app = typer.Typer(add_completion=False)
 
@@ -38,6 +42,12 @@ def search(
     keep_reference: Annotated[
         bool, typer.Option("--keep-reference", help="Let the picture to start from be found.")
     ] = False,
+    rewrite: Annotated[
+        bool,
+        typer.Option(
+            "--rewrite", help="Search by what a language model (SIGHTLINE_REWRITE_*) makes of picture and sentences."
+        ),
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many pictures at most.")] = 5,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="KEY=VALUE that a picture's metadata must have; repeatable.")
@@ -49,9 +59,13 @@ def search(
     tls = Tls(ca_file=ca) if ca is not None else None
     token = environment("SIGHTLINE_TOKEN") or None
     edit = Edit(texts=queries or [], negative_texts=without or [], text_weight=text_weight)
-    query = query_of(edit, image=image, image_id=image_id, keep_reference=keep_reference)
+    must = conditions(where or [])
     with Client(address, token=token, tls=tls) as client:
-        found = client.search_images(query, k=k, must=conditions(where or []))
+        if rewrite:
+            found = _rewritten(edit, client=client, image=image, image_id=image_id, keep=keep_reference, k=k, must=must)
+        else:
+            query = query_of(edit, image=image, image_id=image_id, keep_reference=keep_reference)
+            found = client.search_images(query, k=k, must=must)
     Console().print(hits_table(found))
 
 
@@ -77,6 +91,25 @@ def query_of(
 def _sentence_or_picture(word: str) -> str | bytes:
     path = Path(word)
     return path.read_bytes() if path.suffix and path.is_file() else word
+
+
+def _rewritten(
+    edit: Edit,
+    *,
+    client: Client,
+    image: Path | None,
+    image_id: str | None,
+    keep: bool,
+    k: int,
+    must: dict[str, list[str]],
+) -> FoundImages:
+    """The hits of the sentence that a language model makes of picture and edit; the sentence is shown."""
+    with closing(Endpoint(read_settings(RewriteSettings, section="rewrite"))) as model:
+        told = sentence_of(edit, client=client, model=model, image=image, image_id=image_id)
+    Console().print(told_line(told), soft_wrap=True)
+    # One more than asked for: the reference may be among them.
+    found = client.search_images(told.text, k=min(k + 1, MAX_SEARCH_K), must=must)
+    return without_reference(found, image_id=None if keep else image_id, k=k)
 
 
 def conditions(pairs: list[str]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +22,8 @@ from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.host_settings import HostSettings
 from sightline.testing.encoder import FakeEncoder, colour_picture
 from sightline.testing.folders import quick_folder
+from tests.unit.trainer.completions import Reply, completion
+from tests.unit.trainer.completions import served as completions
 
 COLOURS = ["red", "green", "blue", "white", "black", "orange", "purple", "pink", "gray", "navy", "teal"]
 
@@ -181,6 +184,35 @@ async def test_search_starts_from_a_picture_sent_or_stored(served: Served, pictu
     assert (code, "red.png" in output) == (0, True), output
     code, output = await served.run("search", "--image-id", "absent", "blue")
     assert (code, "absent" in output) == (2, True)
+
+
+async def test_a_language_model_says_what_is_looked_for(
+    served: Served, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behaviour(number: int, body: dict[str, Any]) -> Reply:
+        (field,) = body["response_format"]["json_schema"]["schema"]["required"]
+        return completion(json.dumps({field: "a green square" if field == "caption" else "blue"}))
+
+    await served.run("index", str(captions_file(pictures)))
+    with completions(behaviour) as server:
+        monkeypatch.setenv("SIGHTLINE_REWRITE_BASE_URL", server.base_url)
+        monkeypatch.setenv("SIGHTLINE_REWRITE_MODEL", "stand-in")
+        code, output = await served.run("search", "--image-id", "red", "but blue", "--rewrite", "-k", "1")
+        assert (code, "looking for: blue" in output, "blue square" in output) == (0, True, True), output
+        assert "a red square" in server.requests[0]["messages"][-1]["content"]
+        code, output = await served.run("search", "--image-id", "blue", "bluer", "--rewrite", "-k", "100")
+        assert (code, "a blue square" in output) == (0, False), output
+        image = str(next(pictures.rglob("green.png")))
+        code, output = await served.run("search", "--image", image, "but blue", "--rewrite")
+        assert (code, len(server.requests)) == (0, 4), output
+        assert "a green square" in server.requests[3]["messages"][-1]["content"]
+        for words, told in (
+            (["blue"], "needs a picture to start from"),
+            (["blue", "--image-id", "red", "--text-weight", "1"], "--text-weight weighs"),
+            (["blue", "--image", "nowhere.png"], "--image: got 'nowhere.png'"),
+        ):
+            code, output = await served.run("search", "--rewrite", *words)
+            assert (code, told in output) == (2, True), output
 
 
 @pytest.mark.parametrize(
