@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sightline.data.keywords import MASKERS
 from sightline.errors import SettingInvalid
 from sightline.models.composed_loss import TEMPERATURE
-from sightline.models.composer_config import INVERSIONS, check_one_of
+from sightline.models.composer_config import INVERSIONS, ComposerConfig, InversionConfig, PromptConfig, check_one_of
 from trainer.config import RunSettings, SpeedSettings
 
 REFERENCES = ("picture", "caption")
@@ -88,6 +88,16 @@ class InversionSettings:
         check_one_of("inversion.method", self.method, tuple(INVERSIONS))
         check_one_of("inversion.masker", self.masker, MASKERS)
 
+    def network(self) -> InversionConfig:
+        """phi as this stage trains it: the method's network, as far as the settings leave it."""
+        known = INVERSIONS[self.method]
+        return replace(
+            known,
+            dropout=self.dropout,
+            hidden_width=self.hidden_width or known.hidden_width,
+            noise_scale=self.noise_scale if self.method == "lincir" else 0.0,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSettings:
@@ -156,6 +166,19 @@ class AlignmentSettings:
             raise SettingInvalid(f"alignment.text_tower_rate: got {self.text_tower_rate}, must be above 0")
         if self.text_side == "none" and not self.is_anchored:
             raise SettingInvalid("alignment.is_anchored: false needs a text side that learns, text_side is 'none'")
+
+    def composer(self, first: ComposerConfig) -> ComposerConfig:
+        """The composer that this stage trains, given that of stage 1."""
+        prompts = PromptConfig(
+            num_prompts=self.num_prompts, depth=self.depth, coupling=self.coupling, num_experts=self.num_experts
+        )
+        return replace(
+            first,
+            prompts=prompts,
+            text_side=self.text_side,
+            picture_side=self.picture_side,
+            adapter_width=self.adapter_width,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

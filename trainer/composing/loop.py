@@ -15,7 +15,7 @@ from sightline.data.captions import CaptionRecord
 from sightline.data.keywords import keyword_masker
 from sightline.errors import CapabilityMissing
 from sightline.models.composer import Composer, build_composer, grown
-from sightline.models.composer_config import INVERSIONS, ComposerConfig, PromptConfig
+from sightline.models.composer_config import ComposerConfig, PromptConfig
 from sightline.models.release import CONFIG_FILE, LoadedModel, load_model
 from sightline.registry import Registry
 from trainer.checkpoint import Position, read_position, read_weights
@@ -91,7 +91,7 @@ def fresh_composers(config: ComposeConfig, *, loaded: LoadedModel) -> TrainedCom
     inversion = Candidate(first, ema=config.inversion.ema).to(config.run.device)
     if not config.alignment.steps:
         return TrainedComposers(inversion, None)
-    second = grown(first, config=_stage_two_config(config, first=first.config), tokenizer=loaded.tower_tokenizer)
+    second = grown(first, config=config.alignment.composer(first.config), tokenizer=loaded.tower_tokenizer)
     return TrainedComposers(inversion, Candidate(second, ema=config.alignment.ema).to(config.run.device))
 
 
@@ -241,15 +241,8 @@ def _stage_one(config: ComposeConfig, *, loaded: LoadedModel) -> Composer:
                 f"{config.init_from} has no composer to go on from; inversion.steps must be above 0"
             )
         return _without_stage_two(loaded.composer, loaded=loaded)
-    settings = config.inversion
-    inversion = replace(
-        INVERSIONS[settings.method],
-        dropout=settings.dropout,
-        hidden_width=settings.hidden_width or INVERSIONS[settings.method].hidden_width,
-        noise_scale=settings.noise_scale if settings.method == "lincir" else 0.0,
-    )
     return build_composer(
-        ComposerConfig(inversion=inversion),
+        ComposerConfig(inversion=config.inversion.network()),
         tower=loaded.model.tower,
         tokenizer=loaded.tower_tokenizer,
         embedding_space_id=loaded.embedding_space_id,
@@ -259,20 +252,3 @@ def _stage_one(config: ComposeConfig, *, loaded: LoadedModel) -> Composer:
 def _without_stage_two(composer: Composer, *, loaded: LoadedModel) -> Composer:
     plain = replace(composer.config, text_side="none", picture_side="none", prompts=PromptConfig())
     return grown(composer, config=plain, tokenizer=loaded.tower_tokenizer)
-
-
-def _stage_two_config(config: ComposeConfig, *, first: ComposerConfig) -> ComposerConfig:
-    settings = config.alignment
-    prompts = PromptConfig(
-        num_prompts=settings.num_prompts,
-        depth=settings.depth,
-        coupling=settings.coupling,
-        num_experts=settings.num_experts,
-    )
-    return replace(
-        first,
-        prompts=prompts,
-        text_side=settings.text_side,
-        picture_side=settings.picture_side,
-        adapter_width=settings.adapter_width,
-    )
