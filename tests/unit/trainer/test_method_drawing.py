@@ -1,7 +1,8 @@
-"""The drawing of the method says what the model is, its text fits, and the committed file is what the code draws."""
+"""Drawings of methods: text fits, committed files are what the code draws, and ZRIGF's says what the model is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,9 +11,15 @@ import pytest
 from PIL import ImageFont
 
 from sightline.models.config import published_config
-from trainer.experiments.method import Method, first_parts, main, method_svg, published_method, second_parts
+from trainer.experiments import composed_method
+from trainer.experiments import method as zrigf_method
+from trainer.experiments.method import Method, first_parts, method_svg, published_method, second_parts
 
-FILE = Path(__file__).resolve().parents[3] / "docs" / "zrigf.svg"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+DRAWINGS: dict[str, Callable[[list[str]], None]] = {
+    "zrigf.svg": zrigf_method.main,
+    "composed-retrieval.svg": composed_method.main,
+}
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS_WITHOUT_A_BOX = 3
 """Temperature, gate of the text block, bias of the preservation loss."""
@@ -23,15 +30,20 @@ def method() -> Method:
     return published_method()
 
 
+@pytest.fixture(scope="module", params=DRAWINGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def drawn() -> str:
-    return method_svg()
+def drawn(name: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("drawn") / name
+    DRAWINGS[name](["--out", str(file)])
+    return file.read_text(encoding="utf-8")
 
 
-def test_the_committed_drawing_is_what_the_code_draws_now(drawn: str, tmp_path: Path) -> None:
-    assert FILE.read_text(encoding="utf-8") == drawn
-    main(["--out", str(tmp_path / "again.svg")])
-    assert (tmp_path / "again.svg").read_text(encoding="utf-8") == drawn
+def test_the_committed_drawing_is_what_the_command_draws_now(name: str, drawn: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == drawn
 
 
 def test_the_boxes_of_stage_two_add_up_to_its_model(method: Method) -> None:
@@ -50,8 +62,8 @@ def test_the_towers_that_retrieve_are_no_part_of_stage_two(method: Method) -> No
     assert held.isdisjoint({id(parameter) for parameter in method.tower.parameters()})
 
 
-def test_the_drawing_names_the_published_sizes(drawn: str) -> None:
-    tower = published_config().tower
+def test_the_drawing_names_the_published_sizes() -> None:
+    drawn, tower = method_svg(), published_config().tower
     for words in (
         f"{tower.image_size} x {tower.image_size} px",
         "12 layers, 1024 wide",
