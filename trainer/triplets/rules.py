@@ -104,6 +104,7 @@ def things_in(sentence: str) -> list[Phrase]:
 
 
 def background_spans(sentence: str) -> list[tuple[int, int]]:
+    """(start, end) of each phrase that says where or when, in the order of the sentence."""
     return [match.span() for match in BACKGROUND.finditer(sentence)]
 
 

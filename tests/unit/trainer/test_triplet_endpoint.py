@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def captions(count: int) -> list[CaptionRecord]:
     ]
 
 
+def caption_number(body: dict[str, Any]) -> int:
+    """Which of `captions` a request is about."""
+    said = " ".join(message["content"] for message in body["messages"])
+    return int(re.findall(r"a dog beside (\d+) tall trees", said)[-1])
+
+
 def settings(server: StandIn, **changes: Any) -> EndpointSettings:
     base = EndpointSettings(
         base_url=server.base_url, model="stand-in", api_key=KEY, num_parallel=4, read_timeout_s=20.0, backoff_s=8.0
@@ -68,8 +75,13 @@ def test_a_run_over_every_kind_of_failure_ends_complete_with_each_record_once(tm
         completion('{"modification": "make it red"}'),
     ]
 
+    met: set[int] = set()
+
     def behaviour(number: int, body: dict[str, Any]) -> Reply:
-        return faults[number // 2] if number % 2 == 0 and number // 2 < len(faults) else edit_of(body)
+        asked = caption_number(body)
+        is_new = asked not in met
+        met.add(asked)
+        return faults[asked] if is_new and asked < len(faults) else edit_of(body)
 
     with served(behaviour) as server:
         ledger, waits = make(server, tmp_path / "edits.jsonl", count=16, read_timeout_s=0.8)
