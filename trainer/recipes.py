@@ -25,7 +25,7 @@ _TOYTOWN_GATE = GateSettings(
     max_random_picture_accuracy=0.5,
     min_retrieval_recall_at_1=0.8,
 )
-"""A floor some deviations below what seeds reach (`bench/results/grounding.json`): it stops defects, not bad luck."""
+"""A floor some deviations below what seeds reach (docs/experiments.md): it stops defects, not bad luck."""
 
 TOYTOWN_TINY = FitConfig(
     recipe="toytown-tiny",
