@@ -67,7 +67,7 @@ TOYTOWN_FAITHFUL = replace(
 )
 """The published architecture in the same world. `python -m trainer pretrain toytown-faithful` makes its BART first.
 
-The gate has no floors, since no run of full length has been measured; leaks into text it stops as every recipe's does.
+The gate has no floors, since no run of full length has reached one; leaks into text it stops as every recipe's does.
 """
 
 TOYTOWN_SMOKE = replace(
