@@ -59,7 +59,7 @@ class ModelRewriter:
         before is kept) and UsageError for what no further ask would mend.
         """
         keys = [self._key(ask) for ask in asks]
-        known = {key: self._kept.get(key) for key, ask in zip(keys, asks, strict=True) if _wish(ask)}
+        known = {key: self._kept.get(key) for key, ask in zip(keys, asks, strict=True) if ask.wish}
         fresh = {key: ask for key, ask in zip(keys, asks, strict=True) if key in known and known[key] is None}
         settled = known | self._settled(fresh)
         return [self._told(ask, settled.get(key)) for key, ask in zip(keys, asks, strict=True)]
@@ -97,7 +97,7 @@ def conversation_of(ask: RewriteAsk) -> Conversation:
     turns = [("system", INSTRUCTIONS)]
     for caption, wish, target in EXAMPLES:
         turns += [("user", _question(caption, wish)), ("assistant", json.dumps({FIELD: target}))]
-    turns.append(("user", _question(ask.caption, _wish(ask))))
+    turns.append(("user", _question(ask.caption, ask.wish)))
     messages = [{"role": role, "content": content} for role, content in turns]
     return Conversation(messages=messages, fields=(FIELD,), max_tokens=MAX_ANSWER_TOKENS)
 
@@ -117,7 +117,7 @@ def _checked(text: str, *, ask: RewriteAsk) -> str | Problem:
         return Problem(reason="target_too_long", detail=f"got {len(text)} characters, limit {MAX_TARGET_CHARS}")
     if folded(text) == folded(ask.caption):
         return Problem(reason="unchanged", detail="the description is that of the reference scene")
-    return foreign(text, about=f"{ask.caption} {_wish(ask)}", instructions=_PROMPT_RUNS) or text
+    return foreign(text, about=f"{ask.caption} {ask.wish}", instructions=_PROMPT_RUNS) or text
 
 
 def _again(ask: RewriteAsk, answer: str, problem: str | Problem) -> Conversation:
@@ -137,10 +137,6 @@ def _check_answered(results: Sequence[str | Problem], *, name: str) -> None:
     if open_ones:
         message = f"{name}: {len(open_ones)} of {len(results)} asks got no answer: {open_ones[0].detail}"
         raise DependencyUnavailable(message, service="language model")
-
-
-def _wish(ask: RewriteAsk) -> str:
-    return ", ".join([*filter(None, [ask.edit.sentence]), *(f"without {text}" for text in ask.edit.negatives)])
 
 
 def _question(caption: str, wish: str) -> str:

@@ -64,6 +64,16 @@ class RewriteAsk:
     caption: str
     edit: Edit
 
+    @property
+    def removals(self) -> tuple[str, ...]:
+        """A sentence for each negative text: "without ..."."""
+        return tuple(f"without {text}" for text in self.edit.negatives)
+
+    @property
+    def wish(self) -> str:
+        """All that the edit says, with commas between its sentences; empty if it says nothing."""
+        return ", ".join([*filter(None, [self.edit.sentence]), *self.removals])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrite:
@@ -133,10 +143,8 @@ class JoiningRewriter:
 
 
 def joined(ask: RewriteAsk) -> str:
-    """Caption, sentence and "without ..." of an ask, those that there are, with commas between them."""
-    negatives = [f"without {text}" for text in ask.edit.negatives]
-    parts = [ask.caption.strip().rstrip(". "), ask.edit.sentence, *negatives]
-    return ", ".join(part for part in parts if part)
+    """Caption and wish of an ask, those that there are, with a comma between them."""
+    return ", ".join(part for part in (ask.caption.strip().rstrip(". "), ask.wish) if part)
 
 
 def _uncaptioned(ask: RewriteAsk) -> Rewrite:

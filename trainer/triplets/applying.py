@@ -36,7 +36,7 @@ class RuleRewriter:
     def _rewritten(self, ask: RewriteAsk) -> Rewrite:
         sentences = [text.strip() for text in ask.edit.texts if text.strip()]
         target: str | None = ask.caption
-        for sentence in [*sentences, *(f"without {text}" for text in ask.edit.negatives)]:
+        for sentence in [*sentences, *ask.removals]:
             target = applied(sentence, caption=target) if target is not None else None
         return Rewrite(text=joined(ask), problem=_NO_RULE) if target is None else Rewrite(text=target)
 

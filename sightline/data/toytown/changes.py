@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sightline.data.toytown.scenes import MAX_GROUPS, MAX_THINGS
 from sightline.data.toytown.world import (
     COLOURS,
     KINDS,
@@ -20,9 +21,6 @@ from sightline.data.toytown.world import (
 
 EDIT_TYPES = ("colour", "place", "time", "weather", "add", "remove", "replace", "count")
 """What one edit in words can change about a scene."""
-MAX_THINGS = 4
-MAX_GROUPS = 3
-"""More are in no caption."""
 _HELD_OUT_SHARE = 8
 """One in so many combinations is held out."""
 

@@ -23,7 +23,9 @@ from sightline.data.toytown.world import (
 
 _GROUP_COUNTS = (1, 1, 2, 2, 2, 3)
 _THING_COUNTS = (1, 1, 1, 2, 3)
-_MAX_THINGS = 4
+MAX_GROUPS = max(_GROUP_COUNTS)
+MAX_THINGS = 4
+"""More are in no caption."""
 _PORTRAIT_SHARE = 0.35
 """Share of ordinary scenes that show one thing as large as a subject: there colours and places are learned."""
 
@@ -52,7 +54,7 @@ def ordinary_scene(rng: random.Random, *, subjects: Sequence[Subject]) -> Scene:
     kinds = rng.sample(KINDS, k=rng.choice(_GROUP_COUNTS))
     groups: list[Group] = []
     for kind in kinds:
-        room = _MAX_THINGS - sum(group.count for group in groups)
+        room = MAX_THINGS - sum(group.count for group in groups)
         if room:
             count = min(rng.choice(_THING_COUNTS), room)
             groups.append(Group(kind=kind, colour=_colour(rng), size=_size(rng), count=count))
@@ -102,7 +104,7 @@ def _edit_colour(scene: Scene, rng: random.Random) -> Edit:
 
 def _edit_count(scene: Scene, rng: random.Random) -> Edit | None:
     position, before = rng.choice(list(enumerate(scene.groups)))
-    room = _MAX_THINGS - sum(group.count for group in scene.groups) + before.count
+    room = MAX_THINGS - sum(group.count for group in scene.groups) + before.count
     counts = [count for count in (1, 2, 3) if count != before.count and count <= room]
     if not counts:
         return None
@@ -119,7 +121,7 @@ def _edit_without(scene: Scene, rng: random.Random) -> Edit | None:
 
 
 def _edit_with(scene: Scene, rng: random.Random) -> Edit | None:
-    if sum(group.count for group in scene.groups) >= _MAX_THINGS or len(scene.groups) >= max(_GROUP_COUNTS):
+    if sum(group.count for group in scene.groups) >= MAX_THINGS or len(scene.groups) >= MAX_GROUPS:
         return None
     kind = rng.choice([kind for kind in KINDS if kind not in {group.kind for group in scene.groups}])
     after = Group(kind=kind, colour=_colour(rng), size=_size(rng))
