@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from sightline.models.tim import matching_loss
 from sightline.models.workers import gather_with_gradient
+from tests.two_workers import in_two_workers
 
 
 def vectors(count: int, *, seed: int) -> Tensor:
@@ -85,10 +84,7 @@ def leaves() -> tuple[Any, Any, Any, Tensor]:
 def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    # Processes of their own: a fork of a test run that has started gRPC's threads may never return.
-    code = f"import tests.unit.models.test_matching_loss as t; t._loss_of_rank({{rank}}, {str(tmp_path)!r})"
-    workers = [subprocess.Popen([sys.executable, "-c", code.format(rank=rank)]) for rank in range(2)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    in_two_workers("tests.unit.models.test_matching_loss", _loss_of_rank.__name__, str(tmp_path))
     got = load_file(tmp_path / "result.safetensors")
     text, image, scale, ids = leaves()
     loss = matching_loss(text, image, pair_ids_B=ids, logit_scale=scale)

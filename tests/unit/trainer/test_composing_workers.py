@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from sightline.errors import SettingInvalid
 from sightline.models.composer_config import ComposerConfig, InversionConfig
+from tests.two_workers import in_two_workers
 from tests.unit.models.composing import OWN_TOWER, STAGE_TWO, Room, corpus_room
 from tests.unit.trainer.test_trainer_speed import ITEMS, OneBatch, Silent, assert_close
 from trainer.composing.candidate import Candidate
@@ -131,13 +130,7 @@ def _worker(rank: int, folder: str) -> None:
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What either of two workers found in every case."""
     folder = tmp_path_factory.mktemp("two")
-    code = f"import tests.unit.trainer.test_composing_workers as t; t._worker({{rank}}, {str(folder)!r})"
-    workers = [subprocess.Popen([sys.executable, "-c", code.format(rank=rank)]) for rank in (0, 1)]
-    try:
-        assert [worker.wait(timeout=250) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    in_two_workers("tests.unit.trainer.test_composing_workers", _worker.__name__, str(folder))
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from sightline.models.config import VARIANTS, MaskingConfig
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.faithful.tower import FaithfulTower
 from sightline.models.towers import DualEncoder
+from tests.two_workers import in_two_workers
 from tests.unit.trainer.conftest import KilledAfter, write_squares
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings, RunSettings, SpeedSettings
@@ -178,22 +177,7 @@ def test_two_workers_take_the_step_of_one_with_twice_the_batch(
 ) -> None:
     """Same loss and same gradients: negatives are gathered, replies count by their tokens and contexts alike."""
     alone = gradients_after_a_step(of_variant(write_squares(tmp_path / "alone"), variant), stage=stage)
-    module = "tests.unit.trainer.test_trainer_speed"
-    workers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import {module} as t; t._worker({rank}, {str(tmp_path)!r}, {variant!r}, {stage!r}, {accumulate})",
-            ]
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        assert [worker.wait(timeout=250) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    in_two_workers("tests.unit.trainer.test_trainer_speed", _worker.__name__, str(tmp_path), variant, stage, accumulate)
     for rank in (0, 1):
         assert_close(load_file(tmp_path / f"{rank}.safetensors"), alone)
 
