@@ -68,7 +68,7 @@ def model(composing_shelf: Any) -> EncoderModel:
 
 @pytest.fixture
 async def composer(start: Any, composing_shelf: Any) -> Any:
-    return await start(composing_shelf.settings(), keep=True)
+    return await start(composing_shelf.settings(max_wait_ms=100.0), keep=True)
 
 
 def composed_in_process(model: EncoderModel, data: bytes, sentence: str) -> np.ndarray:
@@ -104,14 +104,21 @@ async def test_vectors_are_those_of_the_model_whatever_the_reference(composer: A
 
 
 async def test_eight_callers_share_passes_and_get_what_each_gets_alone(composer: Any) -> None:
+    """How many share the first time is up to the machine: callers who come back together are soon expected together."""
     queries = [query(f"has {n} birds", reference=png(n)) for n in range(8)]
     alone = [await composer.composed([one]) for one in queries]
-    together = await asyncio.gather(*(composer.composed([one]) for one in queries))
-    cosines = [vector_of(a.items[0]) @ vector_of(b.items[0]) for a, b in zip(alone, together, strict=True)]
-    assert min(cosines) > 0.9999
-    # The pictures are cached, so a reply's forward pass is the composer's, and callers of one batch tell the same time.
-    passes = {timing.duration_us for reply in together for timing in reply.served.timings if timing.stage == "forward"}
-    assert len(passes) < 8
+    for _ in range(50):
+        together = await asyncio.gather(*(composer.composed([one]) for one in queries))
+        cosines = [vector_of(a.items[0]) @ vector_of(b.items[0]) for a, b in zip(alone, together, strict=True)]
+        assert min(cosines) > 0.9999
+        if len(passes_of(together)) <= 4:
+            return
+    pytest.fail(f"8 callers never shared 4 passes; the last took {passes_of(together)} microseconds")
+
+
+def passes_of(replies: list[Any]) -> set[int]:
+    """The composer's passes, by their durations: callers of one batch tell the same, and the pictures are cached."""
+    return {timing.duration_us for reply in replies for timing in reply.served.timings if timing.stage == "forward"}
 
 
 async def test_a_bad_query_fails_alone_and_by_name(composer: Any, model: EncoderModel) -> None:
