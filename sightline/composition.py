@@ -73,12 +73,12 @@ def leaning(composed_D: Vector, *, edit: Edit, picture_D: Vector | None, sentenc
     return composed_D
 
 
-def without(query_D: Vector, *, negatives_ND: Sequence[Vector]) -> Vector:
-    """The unit vector [D] of a query from which `NEGATIVE_SHARE` of the mean of unit vectors is taken away."""
+def without(query_D: Vector, *, negatives_ND: Sequence[Vector], share: float = NEGATIVE_SHARE) -> Vector:
+    """The unit vector [D] of a query from which `share` of the mean of unit vectors is taken away."""
     if not negatives_ND:
         return query_D
     mean_D = np.mean(np.asarray(negatives_ND, dtype=np.float64), axis=0)
-    return _unit(query_D.astype(np.float64) - NEGATIVE_SHARE * mean_D)
+    return _unit(query_D.astype(np.float64) - share * mean_D)
 
 
 def slerp(start_D: Vector, end_D: Vector, *, share: float) -> Vector:

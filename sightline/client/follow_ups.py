@@ -6,8 +6,7 @@ an ordinary turn. A follow-up is, in this order,
 * perhaps an opening: any number of "and", "ok", "show me", "can you find me", "do you have", "I want", ...
 * words that point at what was shown: "that one", "the same", "something like this", "another one like it", ...
 * perhaps a joint: "but", "only", "just", "except", "though", a comma
-* what is wanted, in parts: one behind "without", "with no", "minus", "not" or "no" is not wanted, and ends at the next
-  "and", "but" or comma.
+* what is wanted and what is not, in parts, as `sightline.negation` tells them apart.
 
 "that one", "the same" and "like that" alone ask for nothing new, so they need a
 joint or one of "with", "without", "minus", "in", "at", "on", "as", "from",
@@ -20,7 +19,7 @@ from __future__ import annotations
 import re
 
 from sightline.composition import Edit
-from sightline.limits import MAX_EDIT_TEXTS
+from sightline.negation import part_negations
 
 _ASKING = (
     r"and|ok(?:ay)?|yes|please|now|then|hmm+|well|so|or|what about|how about|is there|are there|do you have"
@@ -43,40 +42,12 @@ _FOLLOW_UP = re.compile(
     rf"(?:(?P<joint>{_JOINT}|{_LEAD})\s*(?P<rest>.*))?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
-_NOT_WANTED = re.compile(r"\b(?:without|with no|minus|but not|not|but no|no)\s+", re.IGNORECASE)
-_END_OF_NOT_WANTED = re.compile(r"\s*(?:,|\band\b|\bbut\b)\s*(?:(?:and|but)\b\s*)?", re.IGNORECASE)
-_LOOSE_ENDS = re.compile(r"^(?:[\s,.!?;]|(?:and|but|only|just)\b)+|(?:[\s,.!?;]|\b(?:and|but|please))+$", re.IGNORECASE)
 
 
 def follow_up(text: str) -> Edit | None:
-    """The edit that a turn asks of the picture just shown, or None if it does not speak of it.
-
-    What asks for more parts than an edit holds has the last of them joined.
-    """
+    """The edit that a turn asks of the picture just shown, or None if it does not speak of it."""
     found = _FOLLOW_UP.match(text.strip().rstrip("?!. "))
     if found is None:
         return None
-    wanted, unwanted = _parts(found["rest"] or "")
-    if found["pointed"] and not (wanted or unwanted):
-        return None
-    return Edit(texts=_at_most(wanted), negative_texts=_at_most(unwanted))
-
-
-def _parts(rest: str) -> tuple[list[str], list[str]]:
-    """What is wanted, and what is not, in the order in which they were said."""
-    first, *refused = _NOT_WANTED.split(rest)
-    wanted, unwanted = [first], []
-    for part in refused:
-        thing, *more = _END_OF_NOT_WANTED.split(part, maxsplit=1)
-        unwanted.append(thing)
-        wanted += more
-    return _tidy(wanted), _tidy(unwanted)
-
-
-def _tidy(parts: list[str]) -> list[str]:
-    return [clean for part in parts if (clean := _LOOSE_ENDS.sub("", part))]
-
-
-def _at_most(parts: list[str]) -> tuple[str, ...]:
-    kept, rest = parts[: MAX_EDIT_TEXTS - 1], parts[MAX_EDIT_TEXTS - 1 :]
-    return tuple(kept) + ((" and ".join(rest),) if rest else ())
+    edit = part_negations(found["rest"] or "")
+    return None if found["pointed"] and not (edit.texts or edit.negative_texts) else edit

@@ -27,6 +27,7 @@ from trainer.experiments.finding import (
     Search,
     measure_search,
 )
+from trainer.experiments.negation import ORDINARY, Refusal, measure_negation
 from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite, Trainable
 from trainer.overrides import replace_nested
 from trainer.recipes import TOYTOWN_TINY
@@ -77,6 +78,12 @@ NOISES: Mapping[str, Mapping[str, Any]] = {
     "noise 1": _NO_STAGE_TWO,
     "noise 2": {"inversion.noise_scale": 2.0, **_NO_STAGE_TWO},
 }
+REFUSALS: Mapping[str, Mapping[str, Any]] = {
+    "as said": {},
+    **{f"taken away {share}": {"share": share} for share in (0.1, 0.3, 0.5, 0.8)},
+    "taken away 0.3, not read": {"share": 0.3, "reads_whole": False},
+}
+"""What is made of words that say what is not wanted."""
 _RULES = "edits_rules_{part}.jsonl"
 _SHOWN = (MAIN, "recall_at_1", f"held_out_{MAIN}")
 
@@ -85,7 +92,8 @@ def composed_cells(base: FitConfig, data_digest: str) -> list[Cell]:
     """Every cell of all experiments for one seed, that of `base`, on the towers of its stage 1."""
     towers = Model(config=replace(base, stage2=GenerativeSettings(steps=0)), data_digest=data_digest)
     composers = _Composers(towers, steps_share=_share_of(base))
-    return [*_systems(towers, composers), *_parts(composers), *_edits(composers), *_noise(composers)]
+    kinds = (_systems(towers, composers), _parts(composers), _edits(composers), _noise(composers), _negation(composers))
+    return [cell for cells in kinds for cell in cells]
 
 
 class _Composers:
@@ -166,6 +174,21 @@ def _noise(composers: _Composers) -> list[Cell]:
     return [_cell("noise", name, composers.changed(values)) for name, values in NOISES.items()]
 
 
+def _negation(composers: _Composers) -> list[Cell]:
+    model = composers.changed({})
+    return [
+        Cell(
+            experiment="negation",
+            name=name,
+            seed=model.seed,
+            model=model,
+            measure=measure_negation,
+            options=asdict(Refusal(**values)),
+        )
+        for name, values in REFUSALS.items()
+    ]
+
+
 def _write_by_rules(root: Path, *, part: str) -> None:
     """Edits of the captions that name no subject, written once; held-out templates for validation."""
     path = root / "composed" / _RULES.format(part=part)
@@ -233,6 +256,14 @@ _EXPERIMENTS = (
         question="Stage 1 alone with noise of 0, 1 and 2 times the encoder's own spread.",
         metrics=_SHOWN,
     ),
+    Experiment(
+        name="negation",
+        title="What is not wanted, taken away",
+        question="Edits that refuse something (without the car; no longer red; not red but blue), read as they are "
+        "said, and with the refused words found by rules and a share of their vector taken away from the query. "
+        f"{ORDINARY} is of the test queries, which must not suffer.",
+        metrics=(MAIN, *(f"negation_{kind}_{MAIN}" for kind in ("without", "no_longer", "not_but")), ORDINARY),
+    ),
 )
 
 _BASELINES = (
@@ -271,6 +302,7 @@ _CLAIMS = (
     Claim(experiment="parts", better="full", worse="full, no anchor", text="A frozen target branch helps."),
     Claim(experiment="edits", better="by rules", worse="none", text="Edits by rules help."),
     Claim(experiment="edits", better="from facts", worse="by rules", text="Better edits help."),
+    Claim(experiment="negation", better="taken away 0.3", worse="as said", text="Taking refused words away helps."),
     Claim(experiment="noise", better="noise 1", worse="no noise", text="Noise helps stage 1."),
 )
 

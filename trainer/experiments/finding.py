@@ -129,16 +129,25 @@ def _folder(towers: Model) -> Path:
     return towers.config.data.root / "composed"
 
 
+def ranked_by(hall: Hall, *, system: ComposedEncoder) -> list[Ranked]:
+    """What the system makes of every query of the hall."""
+    return _ranked_near(hall, query_vectors(system, hall.task, pictures=hall.pictures_ND, wording=PLAIN))
+
+
+def precision(one: Ranked) -> float:
+    """Average precision at 10 of a query's ranking."""
+    return average_precision_at(10, rank_R=one.relevant_rank_R)
+
+
 def _ranked(hall: Hall, *, search: Search) -> list[Ranked]:
-    queries_QD = _queries(hall, search=search)
-    return rank_task(hall.task, score=lambda part: queries_QD[part] @ hall.pictures_ND.T, num_best=_NUM_SHOWN)
-
-
-def _queries(hall: Hall, *, search: Search) -> Floats:
     if search.system in _CAPTIONED:
-        return _told(hall, system=search.system)
-    encoder = ComposerSystem(hall.encoder) if search.system == COMPOSED else _towers(hall.encoder, search=search)
-    return query_vectors(encoder, hall.task, pictures=hall.pictures_ND, wording=PLAIN)
+        return _ranked_near(hall, _told(hall, system=search.system))
+    is_composed = search.system == COMPOSED
+    return ranked_by(hall, system=ComposerSystem(hall.encoder) if is_composed else _towers(hall.encoder, search=search))
+
+
+def _ranked_near(hall: Hall, queries_QD: Floats) -> list[Ranked]:
+    return rank_task(hall.task, score=lambda part: queries_QD[part] @ hall.pictures_ND.T, num_best=_NUM_SHOWN)
 
 
 def _towers(encoder: EncoderModel, *, search: Search) -> ComposedEncoder:
@@ -166,16 +175,12 @@ def _scores(ranked: Sequence[Ranked]) -> dict[str, float]:
     return triplets.scores({"triplets": ranked})["all"]
 
 
-def _precision(one: Ranked) -> float:
-    return average_precision_at(10, rank_R=one.relevant_rank_R)
-
-
 def _by_group(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """mAP@10 of each kind of edit, and of targets with combinations of facts that no training edit showed."""
     groups: dict[str, list[float]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        groups[f"{row['edit_type']}_{MAIN}"].append(_precision(one))
-        groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(_precision(one))
+        groups[f"{row['edit_type']}_{MAIN}"].append(precision(one))
+        groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(precision(one))
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
@@ -184,7 +189,7 @@ def _of_probes(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -
     probes: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, list[bool]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        probes[f"{row['probe']}_{MAIN}"].append(_precision(one))
+        probes[f"{row['probe']}_{MAIN}"].append(precision(one))
         if row["probe"] == "paraphrase":
             groups[row["group"]].append(one.target_rank == 0)
     agreeing = [len(set(firsts)) == 1 for firsts in groups.values()]
@@ -196,7 +201,7 @@ def _of_probes(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -
 def _by_family(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     families: dict[str, list[float]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        families[str(row["family"])].append(_precision(one))
+        families[str(row["family"])].append(precision(one))
     return {name: float(np.mean(values)) for name, values in families.items()}
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from sightline.data.toytown import write_composed, write_toytown
 from trainer.config import EvaluationSettings, FitConfig
-from trainer.experiments.composed import COMPOSED, SUM_WEIGHTS
+from trainer.experiments.composed import COMPOSED, REFUSALS, SUM_WEIGHTS
 from trainer.experiments.composers import ComposerModel
+from trainer.experiments.negation import ORDINARY
 from trainer.experiments.plan import Cell
 from trainer.experiments.run import Order, planned_cells, run_experiments
 from trainer.recipes import recipe
@@ -80,3 +81,15 @@ def test_all_systems_run_and_are_not_run_again(base: FitConfig, out: Path) -> No
     run_experiments(COMPOSED, base=base, order=order, console=Console(file=text, width=120))
     assert " 0 tasks to run" in text.getvalue()
     assert "found in place" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_is_refused_is_asked_for_in_every_way(base: FitConfig, out: Path) -> None:
+    order = Order(out=out, is_local=True, seeds=(0,), only="negation")
+    run_experiments(COMPOSED, base=base, order=order, console=Console(quiet=True))
+    rows = [row for row in json.loads((out / "results.json").read_text()) if row["experiment"] == "negation"]
+    assert {row["cell"] for row in rows} == set(REFUSALS)
+    kinds = {f"negation_{kind}_map_at_10" for kind in ("without", "no_longer", "not_but")}
+    assert {row["metric"] for row in rows} == {"map_at_10", ORDINARY} | kinds
+    assert all(0.0 <= row["mean"] <= 1.0 for row in rows)
