@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bench.machine import machine, mib, resident_peak_kib, write_result
 from retriever_svc.edge_index import EdgeIndex
 from retriever_svc.index import Floats, ImagePoint, SpaceSpec
 
@@ -45,7 +42,10 @@ async def main() -> None:
             "indexed": await _search(index, queries_QD, vectors_ND=vectors_ND, with_tokens=args.tokens),
         }
         await index.close()
-    _write({"machine": _machine(), **result})
+    # Of the whole process: its own vectors lie in memory beside the index.
+    result |= {"vectors_mib": mib(vectors_ND.nbytes), "resident_peak_mib": mib(1024 * resident_peak_kib())}
+    write_result(args.out, result={"machine": machine(), **result})
+    print(json.dumps(result, indent=2))
 
 
 async def _fill(index: EdgeIndex, vectors_ND: Floats, *, token_width: int) -> float:
@@ -107,24 +107,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--tokens", action="store_true", help="Store and return 50 fusion tokens a picture.")
+    parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args()
-
-
-def _machine() -> dict[str, Any]:
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return {
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "commit": described.stdout.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _write(result: dict[str, Any]) -> None:
-    text = json.dumps(result, indent=2)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(text + "\n", encoding="utf-8")
-    print(text)
 
 
 if __name__ == "__main__":
