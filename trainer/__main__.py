@@ -82,6 +82,7 @@ def _add_experiments(commands: argparse._SubParsersAction[argparse.ArgumentParse
     command = commands.add_parser("experiments", help=text, allow_abbrev=False)
     command.add_argument("suite", help="zrigf or composed")
     command.add_argument("--quick", action="store_true", help="small models and few steps: a smoke test in minutes")
+    command.add_argument("--recipe", default="", metavar="NAME", help="towers and data of another recipe")
     command.add_argument("--only", default="", metavar="NAME", help="run one experiment of the suite")
     command.add_argument("--out", type=Path, help="folder of everything written; var/experiments/SUITE by default")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each cell")
@@ -94,9 +95,10 @@ def _experiments(known: argparse.Namespace, settings: list[str], console: Consol
     from trainer.experiments.run import Order, base_config, run_experiments, suite_named
 
     suite = suite_named(known.suite)
-    name = f"{known.suite}-quick" if known.quick else known.suite
+    name = "-".join(filter(None, [known.suite, known.recipe, "quick" if known.quick else ""]))
     order = Order(
         out=known.out or Path("var/experiments") / name,
+        recipe=known.recipe,
         is_quick=known.quick,
         only=known.only,
         seeds=tuple(known.seeds),

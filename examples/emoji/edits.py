@@ -13,11 +13,14 @@ import typer
 
 from examples.emoji.pictures import ComposedRow, Emoji, read_composed_rows, read_emoji
 from examples.emoji.prepare import copied, pool_image
+from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.lines import SkipReport, write_lines
 from sightline.data.pools import write_pool
 from sightline.errors import SightlineError
 
 HELD_OUT = ("val", "test")
+FOLDER = "composed"
+"""Where the experiments on composed retrieval look for queries and edits, below the folder of captions and pictures."""
 _WORDINGS = {
     "skin tone": ("the same with {value}", "change it to {value}", "{value} instead", "i want {value}"),
     "gender": ("the same as {value}", "turn it into {value}", "{value} instead", "i want {value}"),
@@ -27,24 +30,25 @@ _PREFIXES = {"skin tone": "give it ", "gender": "make it "}
 
 
 def write_emoji_edits(*, noto: Path, out: Path, shifted: Path | None = None, seed: int = 0) -> dict[str, int]:
-    """The number of lines of each file written to `out`, from `names.tsv` and `triplets.tsv` of `noto`.
+    """The number of lines of each file written to `out/composed`, from `names.tsv` and `triplets.tsv` of `noto`.
 
     `queries_{val,test}.jsonl` over `gallery_{val,test}.jsonl` are split by base emoji, so
     that no base of theirs is in `edits_{train,val}.jsonl`'s training part; each query has
-    one right answer. With `shifted`, a folder of the same emoji drawn in another
-    style, `queries_shifted_*` and `gallery_shifted_*` ask the same there. Raises UsageError
-    for a folder without its table.
+    one right answer. `captions_{val,test}.jsonl` name the galleries' pictures, for
+    ceilings alone. With `shifted`, a folder of the same emoji drawn in another style,
+    `queries_shifted_*` and the like ask the same there. Raises UsageError for a folder
+    without its table.
     """
     emoji = read_emoji(noto, report=SkipReport())
     rows = read_composed_rows(noto, emoji=emoji)
-    lines = _write_queries(emoji, rows, out=out, images=out / "images", name="")
+    lines = _write_queries(emoji, rows, folder=out / FOLDER, images=out / "images", name="")
     for split in ("train", "val"):
         edits = _edit_rows([row for row in rows if row.reference.split == split], split=split, seed=seed)
-        lines[f"edits_{split}.jsonl"] = write_lines(out / f"edits_{split}.jsonl", edits)
+        lines[f"edits_{split}.jsonl"] = write_lines(out / FOLDER / f"edits_{split}.jsonl", edits)
     if shifted is not None:
         others = read_emoji(shifted, report=SkipReport())
         same = list(_in_style(rows, others=others))
-        lines |= _write_queries(others, same, out=out, images=out / "images_shifted", name="shifted_")
+        lines |= _write_queries(others, same, folder=out / FOLDER, images=out / "images_shifted", name="shifted_")
     return lines
 
 
@@ -56,19 +60,20 @@ def main(
 ) -> None:
     """Turn a table of composed queries between emoji into queries, galleries and edits."""
     for name, count in write_emoji_edits(noto=noto, out=out, shifted=shifted, seed=seed).items():
-        typer.echo(f"{count:7d}  {out / name}")
+        typer.echo(f"{count:7d}  {out / FOLDER / name}")
 
 
 def _write_queries(
-    emoji: Sequence[Emoji], rows: Sequence[ComposedRow], *, out: Path, images: Path, name: str
+    emoji: Sequence[Emoji], rows: Sequence[ComposedRow], *, folder: Path, images: Path, name: str
 ) -> dict[str, int]:
     lines: dict[str, int] = {}
     for split in HELD_OUT:
-        gallery, queries = f"gallery_{name}{split}.jsonl", f"queries_{name}{split}.jsonl"
+        gallery, captions, queries = (f"{kind}_{name}{split}.jsonl" for kind in ("gallery", "captions", "queries"))
         pictures = [copied(one, images=images) for one in emoji if one.split == split]
-        lines[gallery] = write_pool(out / gallery, map(pool_image, pictures))
+        lines[gallery] = write_pool(folder / gallery, map(pool_image, pictures))
+        lines[captions] = write_captions(folder / captions, map(_named, pictures))
         chosen = [row for row in rows if row.reference.split == split]
-        lines[queries] = write_lines(out / queries, (_query_row(row, at) for at, row in enumerate(chosen)))
+        lines[queries] = write_lines(folder / queries, (_query_row(row, at) for at, row in enumerate(chosen)))
     return lines
 
 
@@ -80,7 +85,12 @@ def _query_row(row: ComposedRow, number: int) -> dict[str, Any]:
         "target_ids": [row.target.image_id],
         "edit_type": row.kind,
         "is_held_out": True,
+        "family": row.reference.base,
     }
+
+
+def _named(emoji: Emoji) -> CaptionRecord:
+    return CaptionRecord(image_id=emoji.image_id, path=emoji.path, caption=emoji.name)
 
 
 def _edit_rows(rows: Sequence[ComposedRow], *, split: str, seed: int) -> Iterator[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from trainer.config import FitConfig, GenerativeSettings, flatten
 from trainer.experiments.composers import ComposerModel
 from trainer.experiments.finding import (
     CAPTION_THAT,
+    FOLDER,
     MAIN,
     ORACLE,
+    PROBES,
     TEXT_REFERENCE,
     TRAINING_FREE,
     Search,
@@ -84,7 +87,7 @@ REFUSALS: Mapping[str, Mapping[str, Any]] = {
     "taken away 0.3, not read": {"share": 0.3, "reads_whole": False},
 }
 """What is made of words that say what is not wanted."""
-_RULES = "edits_rules_{part}.jsonl"
+_RULES, _SHIFTED = "edits_rules_{part}.jsonl", "shifted_test"
 _SHOWN = (MAIN, "recall_at_1", f"held_out_{MAIN}")
 
 
@@ -92,8 +95,11 @@ def composed_cells(base: FitConfig, data_digest: str) -> list[Cell]:
     """Every cell of all experiments for one seed, that of `base`, on the towers of its stage 1."""
     towers = Model(config=replace(base, stage2=GenerativeSettings(steps=0)), data_digest=data_digest)
     composers = _Composers(towers, steps_share=_share_of(base))
-    kinds = (_systems(towers, composers), _parts(composers), _edits(composers), _noise(composers), _negation(composers))
-    return [cell for cells in kinds for cell in cells]
+    cells = [*_systems(towers, composers), *_parts(composers), *_edits(composers), *_noise(composers)]
+    folder = base.data.root / FOLDER
+    cells += _negation(composers) if (folder / PROBES).exists() else []
+    has_shifted = (folder / f"queries_{_SHIFTED}.jsonl").exists()
+    return cells + (_systems(towers, composers, experiment="shifted", part=_SHIFTED) if has_shifted else [])
 
 
 class _Composers:
@@ -101,7 +107,7 @@ class _Composers:
 
     def __init__(self, towers: Model, *, steps_share: float) -> None:
         self._towers = towers
-        data = ComposedDataSettings(root=towers.config.data.root)
+        data = ComposedDataSettings(kind=towers.config.data.kind, root=towers.config.data.root)
         base = replace(TOYTOWN_COMPOSED, seed=towers.config.seed, data=data, speed=towers.config.speed)
         whole = {name: flatten(base)[name][1] for name in _LENGTHS}
         shorter = {name: max(1, round(steps_share * steps)) for name, steps in whole.items()}
@@ -117,10 +123,9 @@ class _Composers:
 
     def by_rules(self) -> ComposerModel:
         """The recipe, taught by edits that rules wrote about the captions."""
-        root = self._base.data.root
         for part in ("train", "val"):
-            _write_by_rules(root, part=part)
-        train, val = (Path("composed") / _RULES.format(part=part) for part in ("train", "val"))
+            _write_by_rules(self._base.data, part=part)
+        train, val = (Path(FOLDER) / _RULES.format(part=part) for part in ("train", "val"))
         data = replace(self._base.data, edits_train=train, edits_val=val)
         config, first = replace(self._base, data=data), self.changed(_NO_STAGE_TWO)
         return self._aligned(config, first=first, data_digest=load_composed_corpus(data).digest)
@@ -143,19 +148,19 @@ def _cell(experiment: str, name: str, model: Trainable, **search: Any) -> Cell:
     return Cell(experiment=experiment, name=name, seed=model.seed, model=model, measure=measure_search, options=options)
 
 
-def _systems(towers: Model, composers: _Composers) -> list[Cell]:
-    plain = {"random": "random", "image-only": "image", "text-only": "text"}
-    cells = [
-        _cell("systems", name, towers, system=system, weight=float(towers.seed) if system == "random" else 0.0)
-        for name, system in plain.items()
-    ]
-    cells += [_cell("systems", f"sum-{weight}", towers, system="sum", weight=weight) for weight in SUM_WEIGHTS]
-    cells.append(_cell("systems", "slerp", towers, system="slerp", weight=0.5))
-    cells += [_cell("systems", name, towers, system=name) for name in (CAPTION_THAT, TRAINING_FREE)]
-    cells += [_cell("systems", name, composers.changed(values)) for name, values in METHODS.items()]
+def _systems(
+    towers: Model, composers: _Composers, *, experiment: str = "systems", part: str = Search.part
+) -> list[Cell]:
+    cell = partial(_cell, experiment, part=part)
+    cells = [cell("random", towers, system="random", weight=float(towers.seed))]
+    cells += [cell(f"{system}-only", towers, system=system) for system in ("image", "text")]
+    cells += [cell(f"sum-{weight}", towers, system="sum", weight=weight) for weight in SUM_WEIGHTS]
+    cells.append(cell("slerp", towers, system="slerp", weight=0.5))
+    cells += [cell(name, towers, system=name) for name in (CAPTION_THAT, TRAINING_FREE)]
+    cells += [cell(name, composers.changed(values)) for name, values in METHODS.items()]
     stage_one = composers.changed(_NO_STAGE_TWO)
-    cells.append(_cell("systems", "stage1-text-reference", stage_one, system=TEXT_REFERENCE))
-    return [*cells, _cell("systems", ORACLE, towers, system=ORACLE)]
+    cells.append(cell("stage1-text-reference", stage_one, system=TEXT_REFERENCE))
+    return [*cells, cell(ORACLE, towers, system=ORACLE)]
 
 
 def _parts(composers: _Composers) -> list[Cell]:
@@ -189,12 +194,12 @@ def _negation(composers: _Composers) -> list[Cell]:
     ]
 
 
-def _write_by_rules(root: Path, *, part: str) -> None:
+def _write_by_rules(data: ComposedDataSettings, *, part: str) -> None:
     """Edits of the captions that name no subject, written once; held-out templates for validation."""
-    path = root / "composed" / _RULES.format(part=part)
+    path = data.root / FOLDER / _RULES.format(part=part)
     if path.exists():
         return
-    corpus = load_composed_corpus(ComposedDataSettings(root=root))
+    corpus = load_composed_corpus(data)
     captions = corpus.captions_train if part == "train" else corpus.captions_val
     known = {edit.image_id for edit in (corpus.edits_train if part == "train" else corpus.edits_val)}
     records: list[CaptionRecord] = [record for record in captions if record.image_id in known]
@@ -231,12 +236,19 @@ _EXPERIMENTS = (
     Experiment(
         name="systems",
         title="Which system finds the picture that is meant",
-        question="600 queries of a picture and a sentence over 1,200 pictures, one right answer each, the reference "
-        "left out. Towers alone: chance, the picture, the sentence, both summed (the text's weight behind the dash), "
-        "on the arc between them, or a caption with the sentence; training-free edits that caption by rules. These two "
-        "and stage1-text-reference are told the reference's caption, oracle the target's: nobody could be, they are "
-        "ceilings.",
+        question="Queries of a picture and a sentence, one right answer each, the reference left out (in Toytown 600 "
+        "over 1,200 pictures). Towers alone: chance, the picture, the sentence, both summed (the text's weight behind "
+        "the dash), on the arc between them, or a caption with the sentence; training-free edits that caption by "
+        "rules. These two and stage1-text-reference are told the reference's caption, oracle the target's: nobody "
+        "could be, they are ceilings.",
         metrics=(*_SHOWN, "negation_without_map_at_10", "paraphrase_agreement"),
+    ),
+    Experiment(
+        name="shifted",
+        title="The same in a gallery that training never saw the like of",
+        question="The systems above, trained no further, asked for pictures in another style. Only where the data have "
+        f"such queries (`{FOLDER}/queries_{_SHIFTED}.jsonl`).",
+        metrics=_SHOWN,
     ),
     Experiment(
         name="parts",

@@ -44,6 +44,8 @@ from trainer.experiments.plan import Cell, Model, Outcome, Trainable
 from trainer.triplets.applying import RuleRewriter
 
 MAIN = "map_at_10"
+FOLDER, PROBES = "composed", "probes.jsonl"
+"""Below the data of the towers: queries, galleries, captions and edits, and the probes if there are any."""
 TEXT_REFERENCE, CAPTION_THAT, ORACLE, COMPOSED = "text-reference", "caption-that", "oracle", "composed"
 TRAINING_FREE = "training-free"
 _CAPTIONED = (TEXT_REFERENCE, CAPTION_THAT, TRAINING_FREE, ORACLE)
@@ -69,6 +71,8 @@ class Search:
     have edited it), `oracle` (towers alone, given the target's caption)."""
     weight: float = 0.0
     """Share of the text, of `sum` and `slerp`; the seed of `random`."""
+    part: str = "test"
+    """Which queries are asked of which gallery: those of `queries_PART.jsonl` of `gallery_PART.jsonl`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +94,21 @@ def measure_search(cell: Cell, out: Path) -> Outcome:
     torch.set_num_threads(1)
     search = from_json(Search, cell.options)
     metrics: dict[str, float] = {}
-    hall = open_hall(cell.model, out, name="queries_test.jsonl")
+    hall = open_hall(cell.model, out, part=search.part)
     ranked = _ranked(hall, search=search)
     metrics |= _scores(ranked) | _by_group(ranked, rows=hall.rows)
-    if (hall.root / "probes.jsonl").exists():
-        probes = open_hall(cell.model, out, name="probes.jsonl")
+    if search.part == "test" and (hall.root / PROBES).exists():
+        probes = open_hall(cell.model, out, asked=PROBES)
         metrics |= _of_probes(_ranked(probes, search=search), rows=probes.rows)
     return Outcome(metrics=metrics, samples=_by_family(ranked, rows=hall.rows), examples=_examples(ranked, hall=hall))
 
 
 @functools.lru_cache(maxsize=4)
-def open_hall(model: Trainable, out: Path, *, name: str) -> Hall:
-    """The gallery of the world's test queries, or of the probes about them, as the model's towers see it."""
+def open_hall(model: Trainable, out: Path, *, part: str = "test", asked: str = "") -> Hall:
+    """The gallery of a part, as the model's towers see it, with its queries or those of the file `asked`."""
     encoder, root = _opened(model, out)
-    (task,) = triplets.read(Files(annotations=root / name, images=root / "gallery_test.jsonl", split="test")).tasks
+    queries, gallery = root / (asked or f"queries_{part}.jsonl"), root / f"gallery_{part}.jsonl"
+    (task,) = triplets.read(Files(annotations=queries, images=gallery, split=part)).tasks
     parts = [task.pictures[start : start + _CHUNK] for start in range(0, len(task.pictures), _CHUNK)]
     towers = _towers(encoder, search=Search(system="image"))
     return Hall(
@@ -111,8 +116,8 @@ def open_hall(model: Trainable, out: Path, *, name: str) -> Hall:
         root=root,
         task=task,
         pictures_ND=np.concatenate([encode_pictures(towers, part) for part in parts]),
-        rows=read_lines(root / name, parse=lambda row: row),
-        captions={record.image_id: record.caption for record in read_captions(root / "captions_test.jsonl")},
+        rows=read_lines(queries, parse=lambda row: row),
+        captions={record.image_id: record.caption for record in read_captions(root / f"captions_{part}.jsonl")},
     )
 
 
@@ -126,7 +131,7 @@ def _opened(model: Trainable, out: Path) -> tuple[EncoderModel, Path]:
 
 
 def _folder(towers: Model) -> Path:
-    return towers.config.data.root / "composed"
+    return towers.config.data.root / FOLDER
 
 
 def ranked_by(hall: Hall, *, system: ComposedEncoder) -> list[Ranked]:

@@ -18,7 +18,7 @@ from trainer.benchmarks.composer import ComposerSystem
 from trainer.benchmarks.protocol import Floats, References
 from trainer.benchmarks.ranking import Ranked
 from trainer.config import from_json
-from trainer.experiments.finding import MAIN, Hall, open_hall, precision, ranked_by
+from trainer.experiments.finding import MAIN, PROBES, Hall, open_hall, precision, ranked_by
 from trainer.experiments.plan import Cell, Outcome
 
 ORDINARY = f"ordinary_{MAIN}"
@@ -62,8 +62,8 @@ def measure_negation(cell: Cell, out: Path) -> Outcome:
     """mAP@10 of all probes of negation and of each kind, and of the ordinary queries that must not suffer for them."""
     torch.set_num_threads(1)
     refusal = from_json(Refusal, cell.options)
-    ordinary = open_hall(cell.model, out, name="queries_test.jsonl")
-    probes = _refusing(open_hall(cell.model, out, name="probes.jsonl"))
+    ordinary = open_hall(cell.model, out)
+    probes = _refusing(open_hall(cell.model, out, asked=PROBES))
     ranked = _ranked(probes, refusal=refusal)
     family_of = {row["id"]: str(row["family"]) for row in ordinary.rows}
     plain = {ORDINARY: float(np.mean([precision(one) for one in _ranked(ordinary, refusal=refusal)]))}

@@ -46,6 +46,8 @@ class Order:
     """What one call asks for."""
 
     out: Path
+    recipe: str = ""
+    """The recipe of the towers, and their data; empty is the suite's own."""
     is_quick: bool = False
     only: str = ""
     """The one experiment to run; empty runs all."""
@@ -143,6 +145,7 @@ def write_results(suite: Suite, cells: Sequence[Cell], *, order: Order, base: Fi
 def command_line(suite: Suite, order: Order) -> str:
     """The call that the order is, without where it writes."""
     words = ["python -m trainer experiments", suite.name, *(["--quick"] if order.is_quick else [])]
+    words += ["--recipe", order.recipe] if order.recipe else []
     words += ["--only", order.only] if order.only else []
     words += ["--seeds", *map(str, order.seeds)]
     return " ".join([*words, *(["--", *order.settings] if order.settings else [])])
@@ -158,8 +161,13 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
 
 
 def base_config(suite: Suite, order: Order) -> FitConfig:
-    """The recipe of the suite, the small one for a quick order, under the order's settings."""
-    named = recipe(suite.quick_recipe if order.is_quick else suite.recipe)
+    """The order's recipe or the suite's, the small one for a quick order, under the order's settings.
+
+    Raises UsageError for a quick order that names a recipe, SettingInvalid for an unknown one.
+    """
+    if order.recipe and order.is_quick:
+        raise UsageError(f"--quick trains {suite.quick_recipe}: got --recipe {order.recipe} beside it")
+    named = recipe(order.recipe or (suite.quick_recipe if order.is_quick else suite.recipe))
     return apply_overrides(named, arguments=order.settings)
 
 

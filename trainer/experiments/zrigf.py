@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from sightline.errors import UsageError
 from sightline.models.config import CLIP
 from trainer.config import FitConfig, GenerativeSettings
 from trainer.experiments.answering import MAIN, Sight, measure_answers
@@ -41,7 +42,9 @@ _TUNED_STEPS, _TUNED_RATE = 1 / 3, 0.3
 
 
 def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
-    """Every cell of all experiments for one seed, that of `base`."""
+    """Every cell of all experiments for one seed, that of `base`. Raises UsageError for data without questions."""
+    if base.data.questions is None:
+        raise UsageError(f"experiments zrigf: {base.recipe} has no questions with known answers; set data.questions")
     models = _Models(base, data_digest=data_digest)
     full = models.changed({})
     return [

@@ -81,8 +81,7 @@ def test_twins_are_in_one_split(noto: Path, chats: Path, tmp_path: Path) -> None
 
 
 def test_queries_and_edits_share_no_base_and_no_sentence(noto: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    lines = write_emoji_edits(noto=noto, shifted=noto, out=out)
+    lines, out = write_emoji_edits(noto=noto, shifted=noto, out=tmp_path / "out"), tmp_path / "out" / "composed"
     base = {one.image_id: one.base for one in read_emoji(noto, report=SkipReport())}
     edits = read_lines(out / "edits_train.jsonl", parse=dict)
     asked = {split: read_triplets(out / f"queries_{split}.jsonl") for split in ("val", "test")}
@@ -94,6 +93,8 @@ def test_queries_and_edits_share_no_base_and_no_sentence(noto: Path, tmp_path: P
         assert not {query.text for query in queries} & {row["modification"] for row in edits}
         assert read_triplets(out / f"queries_shifted_{split}.jsonl") == queries
         assert lines[f"gallery_shifted_{split}.jsonl"] == len(gallery)
+        named = {record.image_id for record in read_captions(out / f"captions_{split}.jsonl")}
+        assert named == gallery
 
 
 def test_base_ignores_tone_and_gender() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 from rich.console import Console
 
 from sightline.data.toytown import write_composed, write_toytown
+from sightline.errors import UsageError
 from trainer.config import EvaluationSettings, FitConfig
 from trainer.experiments.composed import COMPOSED, REFUSALS, SUM_WEIGHTS
 from trainer.experiments.composers import ComposerModel
 from trainer.experiments.negation import ORDINARY
 from trainer.experiments.plan import Cell
-from trainer.experiments.run import Order, planned_cells, run_experiments
+from trainer.experiments.run import Order, base_config, planned_cells, run_experiments
+from trainer.experiments.zrigf import ZRIGF
 from trainer.recipes import recipe
 
 SYSTEMS = [
@@ -93,3 +96,31 @@ def test_what_is_refused_is_asked_for_in_every_way(base: FitConfig, out: Path) -
     kinds = {f"negation_{kind}_map_at_10" for kind in ("without", "no_longer", "not_but")}
     assert {row["metric"] for row in rows} == {"map_at_10", ORDINARY} | kinds
     assert all(0.0 <= row["mean"] <= 1.0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_folder_of_ones_own_is_measured_in_both_styles(base: FitConfig, out: Path, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(base.data.root, root)
+    (root / "composed" / "probes.jsonl").unlink()
+    for kind in ("queries", "gallery", "captions"):
+        shutil.copyfile(root / "composed" / f"{kind}_val.jsonl", root / "composed" / f"{kind}_shifted_test.jsonl")
+    own = replace(base, data=replace(base.data, kind="folder", root=root))
+    order = Order(out=tmp_path / "out", is_local=True, seeds=(0,), only="shifted")
+    run_experiments(COMPOSED, base=own, order=order, console=Console(quiet=True))
+    found = {row["cell"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())}
+    assert list(found) == SYSTEMS
+    with pytest.raises(UsageError, match="experiment 'negation' has nothing to measure"):
+        run_experiments(COMPOSED, base=own, order=replace(order, only="negation"), console=Console(quiet=True))
+
+
+def test_a_quick_order_names_its_own_recipe() -> None:
+    assert base_config(COMPOSED, Order(out=Path("out"), recipe="emoji")).recipe == "emoji"
+    with pytest.raises(UsageError, match="--quick trains toytown-quick: got --recipe emoji"):
+        base_config(COMPOSED, Order(out=Path("out"), recipe="emoji", is_quick=True))
+
+
+def test_zrigf_is_refused_without_questions() -> None:
+    with pytest.raises(UsageError, match="emoji has no questions"):
+        ZRIGF.cells(base_config(ZRIGF, Order(out=Path("out"), recipe="emoji")), "digest")
