@@ -49,7 +49,7 @@ def mib(num_bytes: float) -> float:
 
 def machine() -> dict[str, Any]:
     """The machine, the day and the commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -84,7 +84,7 @@ def _add_experiments(commands: argparse._SubParsersAction[argparse.ArgumentParse
     command.add_argument("--quick", action="store_true", help="small models and few steps: a smoke test in minutes")
     command.add_argument("--recipe", default="", metavar="NAME", help="towers and data of another recipe")
     command.add_argument("--only", default="", metavar="NAME", help="run one experiment of the suite")
-    command.add_argument("--out", type=Path, help="folder of everything written; var/experiments/SUITE by default")
+    command.add_argument("--out", type=Path, help="folder to write; var/experiments/SUITE[-RECIPE] by default")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each cell")
     command.add_argument("--local", action="store_true", help="one task after the other in this process, without Ray")
     command.set_defaults(run=_experiments)

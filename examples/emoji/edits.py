@@ -32,9 +32,9 @@ _PREFIXES = {"skin tone": "give it ", "gender": "make it "}
 def write_emoji_edits(*, noto: Path, out: Path, shifted: Path | None = None, seed: int = 0) -> dict[str, int]:
     """The number of lines of each file written to `out/composed`, from `names.tsv` and `triplets.tsv` of `noto`.
 
-    `queries_{val,test}.jsonl` over `gallery_{val,test}.jsonl` are split by base emoji, so
-    that no base of theirs is in `edits_{train,val}.jsonl`'s training part; each query has
-    one right answer. `captions_{val,test}.jsonl` name the galleries' pictures, for
+    `queries_{val,test}.jsonl` over `gallery_{val,test}.jsonl` are split by base emoji: no
+    base of theirs is in `edits_train.jsonl`, and `edits_val.jsonl` is about those of
+    `queries_val.jsonl`. Each query has one right answer. `captions_{val,test}.jsonl` name the galleries' pictures, for
     ceilings alone. With `shifted`, a folder of the same emoji drawn in another style,
     `queries_shifted_*` and the like ask the same there. Raises UsageError for a folder
     without its table.

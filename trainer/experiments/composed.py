@@ -13,24 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sightline.composition import NEGATIVE_SHARE
 from sightline.data.captions import CaptionRecord
+from sightline.errors import UsageError
 from trainer.composing.config import AlignmentSettings, ComposeConfig, ComposedDataSettings, InversionSettings
 from trainer.composing.data import load_composed_corpus
 from trainer.composing.recipes import TOYTOWN_COMPOSED
-from trainer.config import FitConfig, GenerativeSettings, flatten
+from trainer.config import DataSettings, FitConfig, GenerativeSettings, flatten
 from trainer.experiments.composers import ComposerModel
 from trainer.experiments.finding import (
     CAPTION_THAT,
     FOLDER,
     MAIN,
     ORACLE,
-    PROBES,
     TEXT_REFERENCE,
     TRAINING_FREE,
     Search,
+    asked_digest,
+    has_negations,
     measure_search,
 )
-from trainer.experiments.negation import ORDINARY, Refusal, measure_negation
+from trainer.experiments.negation import NUM_NEGATED, ORDINARY, Negation, measure_negation
 from trainer.experiments.plan import Cell, Claim, Experiment, Model, Suite, Trainable
 from trainer.overrides import replace_nested
 from trainer.recipes import TOYTOWN_TINY
@@ -81,13 +84,13 @@ NOISES: Mapping[str, Mapping[str, Any]] = {
     "noise 1": _NO_STAGE_TWO,
     "noise 2": {"inversion.noise_scale": 2.0, **_NO_STAGE_TWO},
 }
-REFUSALS: Mapping[str, Mapping[str, Any]] = {
+NEGATIONS: Mapping[str, Mapping[str, Any]] = {
     "as said": {},
     **{f"taken away {share}": {"share": share} for share in (0.1, 0.3, 0.5, 0.8)},
-    "taken away 0.3, not read": {"share": 0.3, "reads_whole": False},
+    "parted": {"share": NEGATIVE_SHARE, "reads_whole": False},
 }
-"""What is made of words that say what is not wanted."""
-_RULES, _SHIFTED = "edits_rules_{part}.jsonl", "shifted_test"
+"""What is made of words that say what is not wanted; `parted` is what a chat does."""
+_RULES, _SHIFTED = "edits_rules_{digest}_{part}.jsonl", "shifted_test"
 _SHOWN = (MAIN, "recall_at_1", f"held_out_{MAIN}")
 
 
@@ -97,9 +100,17 @@ def composed_cells(base: FitConfig, data_digest: str) -> list[Cell]:
     composers = _Composers(towers, steps_share=_share_of(base))
     cells = [*_systems(towers, composers), *_parts(composers), *_edits(composers), *_noise(composers)]
     folder = base.data.root / FOLDER
-    cells += _negation(composers) if (folder / PROBES).exists() else []
+    cells += _negation(composers) if has_negations(folder) else []
     has_shifted = (folder / f"queries_{_SHIFTED}.jsonl").exists()
     return cells + (_systems(towers, composers, experiment="shifted", part=_SHIFTED) if has_shifted else [])
+
+
+def _composed_data(data: DataSettings) -> ComposedDataSettings:
+    """What composers learn from beside towers of that data. Raises UsageError where no captions are held out."""
+    if data.captions_val is None:
+        raise UsageError("experiments composed: set data.captions_val; phi is judged by captions that are held out")
+    names = {name: getattr(data, name) for name in ("kind", "root", "captions_train", "images", "skip_bad")}
+    return ComposedDataSettings(captions_val=data.captions_val, **names)
 
 
 class _Composers:
@@ -107,12 +118,14 @@ class _Composers:
 
     def __init__(self, towers: Model, *, steps_share: float) -> None:
         self._towers = towers
-        data = ComposedDataSettings(kind=towers.config.data.kind, root=towers.config.data.root)
+        data = _composed_data(towers.config.data)
         base = replace(TOYTOWN_COMPOSED, seed=towers.config.seed, data=data, speed=towers.config.speed)
         whole = {name: flatten(base)[name][1] for name in _LENGTHS}
         shorter = {name: max(1, round(steps_share * steps)) for name, steps in whole.items()}
         self._base: ComposeConfig = replace_nested(base, values=shorter)
         self._digest = load_composed_corpus(data).digest
+        self.asked = asked_digest(data.root / FOLDER)
+        """sha256 of the test queries and what belongs to them."""
 
     def changed(self, values: Mapping[str, Any]) -> ComposerModel:
         """The recipe with settings changed; its stage 1 is a model of its own, trained once for all that share it."""
@@ -123,9 +136,7 @@ class _Composers:
 
     def by_rules(self) -> ComposerModel:
         """The recipe, taught by edits that rules wrote about the captions."""
-        for part in ("train", "val"):
-            _write_by_rules(self._base.data, part=part)
-        train, val = (Path(FOLDER) / _RULES.format(part=part) for part in ("train", "val"))
+        train, val = (_written_by_rules(self._base.data, part=part, digest=self._digest) for part in ("train", "val"))
         data = replace(self._base.data, edits_train=train, edits_val=val)
         config, first = replace(self._base, data=data), self.changed(_NO_STAGE_TWO)
         return self._aligned(config, first=first, data_digest=load_composed_corpus(data).digest)
@@ -139,7 +150,7 @@ _LENGTHS = ("inversion.steps", "inversion.optimisation_steps", "alignment.steps"
 
 
 def _share_of(base: FitConfig) -> float:
-    """How long composers train, as a share of their recipe: as much as their towers do of theirs."""
+    """How long composers train, as a share of their recipe: as much as their towers do of toytown-tiny's, at most 1."""
     return min(1.0, base.stage1.steps / TOYTOWN_TINY.stage1.steps)
 
 
@@ -151,7 +162,8 @@ def _cell(experiment: str, name: str, model: Trainable, **search: Any) -> Cell:
 def _systems(
     towers: Model, composers: _Composers, *, experiment: str = "systems", part: str = Search.part
 ) -> list[Cell]:
-    cell = partial(_cell, experiment, part=part)
+    data = asked_digest(towers.config.data.root / FOLDER, part=part)
+    cell = partial(_cell, experiment, part=part, data=data)
     cells = [cell("random", towers, system="random", weight=float(towers.seed))]
     cells += [cell(f"{system}-only", towers, system=system) for system in ("image", "text")]
     cells += [cell(f"sum-{weight}", towers, system="sum", weight=weight) for weight in SUM_WEIGHTS]
@@ -164,19 +176,20 @@ def _systems(
 
 
 def _parts(composers: _Composers) -> list[Cell]:
-    return [_cell("parts", name, composers.changed(values)) for name, values in PARTS.items()]
+    return [_cell("parts", name, composers.changed(values), data=composers.asked) for name, values in PARTS.items()]
 
 
 def _edits(composers: _Composers) -> list[Cell]:
-    return [
-        _cell("edits", "from facts", composers.changed({})),
-        _cell("edits", "by rules", composers.by_rules()),
-        _cell("edits", "none", composers.changed(_NO_STAGE_TWO)),
-    ]
+    models = {
+        "from facts": composers.changed({}),
+        "by rules": composers.by_rules(),
+        "none": composers.changed(_NO_STAGE_TWO),
+    }
+    return [_cell("edits", name, model, data=composers.asked) for name, model in models.items()]
 
 
 def _noise(composers: _Composers) -> list[Cell]:
-    return [_cell("noise", name, composers.changed(values)) for name, values in NOISES.items()]
+    return [_cell("noise", name, composers.changed(values), data=composers.asked) for name, values in NOISES.items()]
 
 
 def _negation(composers: _Composers) -> list[Cell]:
@@ -188,17 +201,21 @@ def _negation(composers: _Composers) -> list[Cell]:
             seed=model.seed,
             model=model,
             measure=measure_negation,
-            options=asdict(Refusal(**values)),
+            options=asdict(Negation(data=composers.asked, **values)),
         )
-        for name, values in REFUSALS.items()
+        for name, values in NEGATIONS.items()
     ]
 
 
-def _write_by_rules(data: ComposedDataSettings, *, part: str) -> None:
-    """Edits of the captions that name no subject, written once; held-out templates for validation."""
-    path = data.root / FOLDER / _RULES.format(part=part)
+def _written_by_rules(data: ComposedDataSettings, *, part: str, digest: str) -> Path:
+    """The file, below the data's root, of edits by rules about the captions of the pictures that have edits.
+
+    Written once for a corpus of this digest; with held-out templates for validation.
+    """
+    name = Path(FOLDER) / _RULES.format(digest=digest[:16], part=part)
+    path = data.root / name
     if path.exists():
-        return
+        return name
     corpus = load_composed_corpus(data)
     captions = corpus.captions_train if part == "train" else corpus.captions_val
     known = {edit.image_id for edit in (corpus.edits_train if part == "train" else corpus.edits_val)}
@@ -209,6 +226,7 @@ def _write_by_rules(data: ComposedDataSettings, *, part: str) -> None:
     with closing(Ledger(partial, name=generator.name, about={}, notes={})) as ledger:
         run(asks, generator, ledger=ledger, count_tokens=clip_token_count, band=None, on_settled=lambda: None)
     partial.rename(path)
+    return name
 
 
 _RULE_TYPES = ("add", "remove", "replace", "attribute", "count", "background")
@@ -271,10 +289,16 @@ _EXPERIMENTS = (
     Experiment(
         name="negation",
         title="What is not wanted, taken away",
-        question="Edits that refuse something (without the car; no longer red; not red but blue), read as they are "
-        "said, and with the refused words found by rules and a share of their vector taken away from the query. "
-        f"{ORDINARY} is of the test queries, which must not suffer.",
-        metrics=(MAIN, *(f"negation_{kind}_{MAIN}" for kind in ("without", "no_longer", "not_but")), ORDINARY),
+        question="Edits that negate something (without the car; no longer red; not red but blue), read as they are "
+        "said; with the negatives found by rules and a share of their vector taken away from the query; and parted, as "
+        f"a chat does it: what is wanted is read alone, and {NEGATIVE_SHARE} of the negatives taken away. The rules "
+        f"know these wordings. {ORDINARY} is of the test queries, of which {NUM_NEGATED} negate anything.",
+        metrics=(
+            MAIN,
+            *(f"negation_{kind}_{MAIN}" for kind in ("without", "no_longer", "not_but")),
+            ORDINARY,
+            NUM_NEGATED,
+        ),
     ),
 )
 
@@ -314,7 +338,8 @@ _CLAIMS = (
     Claim(experiment="parts", better="full", worse="full, no anchor", text="A frozen target branch helps."),
     Claim(experiment="edits", better="by rules", worse="none", text="Edits by rules help."),
     Claim(experiment="edits", better="from facts", worse="by rules", text="Better edits help."),
-    Claim(experiment="negation", better="taken away 0.3", worse="as said", text="Taking refused words away helps."),
+    Claim(experiment="negation", better="taken away 0.3", worse="as said", text="Taking negatives away helps."),
+    Claim(experiment="negation", better="parted", worse="as said", text="Parting a sentence as a chat does helps."),
     Claim(experiment="noise", better="noise 1", worse="no noise", text="Noise helps stage 1."),
 )
 
@@ -322,7 +347,7 @@ COMPOSED = Suite(
     name="composed",
     title="What a picture and a sentence find, and what each part of the composer adds to that",
     metric=MAIN,
-    unit="families of scenes",
+    unit="families of queries",
     experiments=_EXPERIMENTS,
     claims=_CLAIMS,
     recipe="toytown-tiny",

@@ -16,6 +16,7 @@ import torch
 from sightline.composition import Edit
 from sightline.data.captions import read_captions
 from sightline.data.lines import read_lines
+from sightline.errors import UsageError
 from sightline.language.rewriting import RewriteAsk
 from sightline.metrics import average_precision_at
 from sightline.models.encoder_model import EncoderModel
@@ -37,10 +38,11 @@ from trainer.benchmarks.protocol import ComposedEncoder, Floats, Task
 from trainer.benchmarks.ranking import Ranked, rank_task
 from trainer.benchmarks.run import query_vectors
 from trainer.config import from_json
+from trainer.data import digests_of
 from trainer.evaluate import spread
 from trainer.experiments.answering import embedded
 from trainer.experiments.composers import ComposerModel, release_of, trained_composer
-from trainer.experiments.plan import Cell, Model, Outcome, Trainable
+from trainer.experiments.plan import Cell, Model, Outcome, Trainable, digest_of
 from trainer.triplets.applying import RuleRewriter
 
 MAIN = "map_at_10"
@@ -73,6 +75,8 @@ class Search:
     """Share of the text, of `sum` and `slerp`; the seed of `random`."""
     part: str = "test"
     """Which queries are asked of which gallery: those of `queries_PART.jsonl` of `gallery_PART.jsonl`."""
+    data: str = ""
+    """sha256 of what is asked, by `asked_digest`: with other files a cell is another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +101,35 @@ def measure_search(cell: Cell, out: Path) -> Outcome:
     hall = open_hall(cell.model, out, part=search.part)
     ranked = _ranked(hall, search=search)
     metrics |= _scores(ranked) | _by_group(ranked, rows=hall.rows)
-    if search.part == "test" and (hall.root / PROBES).exists():
+    if _probes(hall.root, part=search.part):
         probes = open_hall(cell.model, out, asked=PROBES)
         metrics |= _of_probes(_ranked(probes, search=search), rows=probes.rows)
     return Outcome(metrics=metrics, samples=_by_family(ranked, rows=hall.rows), examples=_examples(ranked, hall=hall))
+
+
+def asked_digest(folder: Path, *, part: str = "test") -> str:
+    """sha256 of the queries, gallery and captions of a part, and of probes about it, 64 hex digits.
+
+    Raises UsageError for a file that is not there.
+    """
+    names = [Path(f"{kind}_{part}.jsonl") for kind in ("queries", "gallery", "captions")]
+    for name in names:
+        if not (folder / name).is_file():
+            raise UsageError(f"experiments composed: {folder / name} does not exist")
+    return digest_of(sorted(digests_of(folder, names=[*names, *_probes(folder, part=part)]).items()))
+
+
+def has_negations(folder: Path) -> bool:
+    """Whether probes of the folder negate anything."""
+    return any(
+        row["probe"].startswith("negation")
+        for name in _probes(folder, part="test")
+        for row in read_lines(folder / name, parse=lambda row: row)
+    )
+
+
+def _probes(folder: Path, *, part: str) -> list[Path]:
+    return [Path(PROBES)] if part == "test" and (folder / PROBES).is_file() else []
 
 
 @functools.lru_cache(maxsize=4)
@@ -139,7 +168,7 @@ def ranked_by(hall: Hall, *, system: ComposedEncoder) -> list[Ranked]:
     return _ranked_near(hall, query_vectors(system, hall.task, pictures=hall.pictures_ND, wording=PLAIN))
 
 
-def precision(one: Ranked) -> float:
+def average_precision(one: Ranked) -> float:
     """Average precision at 10 of a query's ranking."""
     return average_precision_at(10, rank_R=one.relevant_rank_R)
 
@@ -181,11 +210,16 @@ def _scores(ranked: Sequence[Ranked]) -> dict[str, float]:
 
 
 def _by_group(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """mAP@10 of each kind of edit, and of targets with combinations of facts that no training edit showed."""
+    """mAP@10 of each kind of edit, and of targets with combinations of facts that no training edit showed.
+
+    Of queries whose file tells that.
+    """
     groups: dict[str, list[float]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        groups[f"{row['edit_type']}_{MAIN}"].append(precision(one))
-        groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(precision(one))
+        if "edit_type" in row:
+            groups[f"{row['edit_type']}_{MAIN}"].append(average_precision(one))
+        if "is_held_out" in row:
+            groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(average_precision(one))
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
@@ -194,19 +228,19 @@ def _of_probes(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -
     probes: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, list[bool]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        probes[f"{row['probe']}_{MAIN}"].append(precision(one))
+        probes[f"{row['probe']}_{MAIN}"].append(average_precision(one))
         if row["probe"] == "paraphrase":
             groups[row["group"]].append(one.target_rank == 0)
     agreeing = [len(set(firsts)) == 1 for firsts in groups.values()]
-    return {name: float(np.mean(values)) for name, values in sorted(probes.items())} | {
-        "paraphrase_agreement": float(np.mean(agreeing))
-    }
+    agreement = {"paraphrase_agreement": float(np.mean(agreeing))} if agreeing else {}
+    return {name: float(np.mean(values)) for name, values in sorted(probes.items())} | agreement
 
 
 def _by_family(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """mAP@10 of each family of queries; one whose file names no family is one of its own."""
     families: dict[str, list[float]] = defaultdict(list)
     for one, row in zip(ranked, rows, strict=True):
-        families[str(row["family"])].append(precision(one))
+        families[str(row.get("family", one.query.query_id))].append(average_precision(one))
     return {name: float(np.mean(values)) for name, values in families.items()}
 
 

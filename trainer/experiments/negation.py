@@ -18,76 +18,81 @@ from trainer.benchmarks.composer import ComposerSystem
 from trainer.benchmarks.protocol import Floats, References
 from trainer.benchmarks.ranking import Ranked
 from trainer.config import from_json
-from trainer.experiments.finding import MAIN, PROBES, Hall, open_hall, precision, ranked_by
+from trainer.experiments.finding import MAIN, PROBES, Hall, average_precision, open_hall, ranked_by
 from trainer.experiments.plan import Cell, Outcome
 
-ORDINARY = f"ordinary_{MAIN}"
-"""The main metric of the test queries, few of which refuse anything."""
+ORDINARY, NUM_NEGATED = f"ordinary_{MAIN}", "ordinary_negated"
+"""The main metric of the test queries, and how many of them have a negative at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class Negation:
     """What is made of the parts of a sentence that say what is not wanted."""
 
     share: float = 0.0
     """How much of their mean is taken away from the query; 0 leaves them to the composer alone."""
     reads_whole: bool = True
-    """Whether the composer reads them too; else it reads what is wanted, and that alone."""
+    """Whether the composer reads them too; else, as for a chat's follow-ups, it reads what is wanted alone."""
+    data: str = ""
+    """sha256 of what is asked: with other files a cell is another one."""
 
 
-class RefusingSystem(ComposerSystem):
+class NegatingSystem(ComposerSystem):
     """A trained composer, and the arithmetic of negative texts behind it."""
 
-    def __init__(self, encoder: EncoderModel, *, refusal: Refusal) -> None:
+    def __init__(self, encoder: EncoderModel, *, negation: Negation) -> None:
         """Raises CapabilityMissing if the release has no composer."""
         super().__init__(encoder)
-        self._refusal = refusal
+        self._negation = negation
 
     def encode_composed(self, references: References, texts: Sequence[str]) -> Floats:
         """Unit vectors [Q, D] of references after their edits, without what these do not want."""
         edits = [part_negations(text) for text in texts]
-        read = texts if self._refusal.reads_whole else [edit.sentence for edit in edits]
+        read = texts if self._negation.reads_whole else [edit.sentence for edit in edits]
         vectors_QD = super().encode_composed(references, read)
         return np.stack([self._without(vector_D, edit) for vector_D, edit in zip(vectors_QD, edits, strict=True)])
 
     def _without(self, vector_D: Vector, edit: Edit) -> Vector:
-        if not (edit.negatives and self._refusal.share):
+        if not (edit.negatives and self._negation.share):
             return vector_D
         return without(
-            vector_D, negatives_ND=list(self._encoder.encode_texts(edit.negatives)), share=self._refusal.share
+            vector_D, negatives_ND=list(self._encoder.encode_texts(edit.negatives)), share=self._negation.share
         )
 
 
 def measure_negation(cell: Cell, out: Path) -> Outcome:
-    """mAP@10 of all probes of negation and of each kind, and of the ordinary queries that must not suffer for them."""
+    """mAP@10 of all probes of negation and of each kind, and of the ordinary queries, with how many of them negate."""
     torch.set_num_threads(1)
-    refusal = from_json(Refusal, cell.options)
+    negation = from_json(Negation, cell.options)
     ordinary = open_hall(cell.model, out)
-    probes = _refusing(open_hall(cell.model, out, asked=PROBES))
-    ranked = _ranked(probes, refusal=refusal)
+    probes = _negated(open_hall(cell.model, out, asked=PROBES))
+    ranked = _ranked(probes, negation=negation)
     family_of = {row["id"]: str(row["family"]) for row in ordinary.rows}
-    plain = {ORDINARY: float(np.mean([precision(one) for one in _ranked(ordinary, refusal=refusal)]))}
-    of_all = {MAIN: float(np.mean([precision(one) for one in ranked]))}
+    plain = {
+        ORDINARY: float(np.mean([average_precision(one) for one in _ranked(ordinary, negation=negation)])),
+        NUM_NEGATED: float(sum(bool(part_negations(query.texts[0]).negatives) for query in ordinary.task.queries)),
+    }
+    of_all = {MAIN: float(np.mean([average_precision(one) for one in ranked]))}
     return Outcome(
         metrics=of_all | plain | _means(ranked, [f"{row['probe']}_{MAIN}" for row in probes.rows]),
         samples=_means(ranked, [family_of[row["query_id"]] for row in probes.rows]),
     )
 
 
-def _refusing(hall: Hall) -> Hall:
-    """The hall, asked only what refuses something."""
+def _negated(hall: Hall) -> Hall:
+    """The hall, asked only what negates something."""
     kept = [number for number, row in enumerate(hall.rows) if row["probe"].startswith("negation")]
     queries = tuple(hall.task.queries[number] for number in kept)
     return replace(hall, task=replace(hall.task, queries=queries), rows=[hall.rows[number] for number in kept])
 
 
-def _ranked(hall: Hall, *, refusal: Refusal) -> list[Ranked]:
-    return ranked_by(hall, system=RefusingSystem(hall.encoder, refusal=refusal))
+def _ranked(hall: Hall, *, negation: Negation) -> list[Ranked]:
+    return ranked_by(hall, system=NegatingSystem(hall.encoder, negation=negation))
 
 
 def _means(ranked: Sequence[Ranked], names: Sequence[str]) -> dict[str, float]:
-    """The mean precision of the queries of each name."""
+    """The mean average precision of the queries of each name."""
     groups: dict[str, list[float]] = defaultdict(list)
     for one, name in zip(ranked, names, strict=True):
-        groups[name].append(precision(one))
+        groups[name].append(average_precision(one))
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}

@@ -77,7 +77,10 @@ def run_experiments(suite: Suite, *, base: FitConfig, order: Order, console: Con
     planned = planned_cells(suite, base, order=order)
     cells = [cell for cell in planned if order.only in {"", cell.experiment}]
     if not cells:
-        raise UsageError(f"--only: experiment {order.only!r} has nothing to measure on a {base.model.variant!r} model")
+        raise UsageError(
+            f"--only: experiment {order.only!r} has nothing to measure on recipe {base.recipe} "
+            f"(a {base.model.variant} model, data in {base.data.root})"
+        )
     tasks = missing_tasks(cells, out)
     num_models = len({cell.model.digest for cell in cells})
     console.print(f"{len(cells)} cells of {num_models} models in {out}; {len(tasks)} tasks to run", soft_wrap=True)
@@ -180,9 +183,9 @@ def _check(suite: Suite, order: Order) -> None:
 
 
 def _with_world(config: FitConfig, *, out: Path) -> FitConfig:
-    """`config` on its own Toytown below `out`, with annotated triples; another kind of data is left as it is."""
+    """`config` on its own Toytown below `out`, with annotated triples; other data stay where they are."""
     if config.data.kind != "toytown":
-        return config
+        return replace(config, data=replace(config.data, root=config.data.root.resolve()))
     root = out / "worlds" / f"toytown-{config.data.scenes}-{config.data.seed}"
     if not root.exists():
         partial = root.with_name(f"{root.name}.partial")

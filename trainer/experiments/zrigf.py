@@ -42,7 +42,10 @@ _TUNED_STEPS, _TUNED_RATE = 1 / 3, 0.3
 
 
 def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
-    """Every cell of all experiments for one seed, that of `base`. Raises UsageError for data without questions."""
+    """Every cell of all experiments for one seed, that of `base`; `labelled` where there are annotated dialogues.
+
+    Raises UsageError for data without questions.
+    """
     if base.data.questions is None:
         raise UsageError(f"experiments zrigf: {base.recipe} has no questions with known answers; set data.questions")
     models = _Models(base, data_digest=data_digest)
@@ -53,7 +56,7 @@ def zrigf_cells(base: FitConfig, data_digest: str) -> list[Cell]:
         *_pictures(full),
         *_losses(models),
         *_quality(full),
-        *_labelled(models),
+        *(_labelled(models) if base.data.dialogues_annotated else []),
         *_harder(models),
         *_gate(full),
         *_cost(full),

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,9 +15,10 @@ from rich.console import Console
 from sightline.data.toytown import write_composed, write_toytown
 from sightline.errors import UsageError
 from trainer.config import EvaluationSettings, FitConfig
-from trainer.experiments.composed import COMPOSED, REFUSALS, SUM_WEIGHTS
+from trainer.experiments.composed import COMPOSED, NEGATIONS, SUM_WEIGHTS
 from trainer.experiments.composers import ComposerModel
-from trainer.experiments.negation import ORDINARY
+from trainer.experiments.finding import asked_digest
+from trainer.experiments.negation import NUM_NEGATED, ORDINARY
 from trainer.experiments.plan import Cell
 from trainer.experiments.run import Order, base_config, planned_cells, run_experiments
 from trainer.experiments.zrigf import ZRIGF
@@ -88,31 +90,64 @@ def test_all_systems_run_and_are_not_run_again(base: FitConfig, out: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_what_is_refused_is_asked_for_in_every_way(base: FitConfig, out: Path) -> None:
+def test_negatives_are_taken_away_in_every_way(base: FitConfig, out: Path) -> None:
     order = Order(out=out, is_local=True, seeds=(0,), only="negation")
     run_experiments(COMPOSED, base=base, order=order, console=Console(quiet=True))
     rows = [row for row in json.loads((out / "results.json").read_text()) if row["experiment"] == "negation"]
-    assert {row["cell"] for row in rows} == set(REFUSALS)
+    assert {row["cell"] for row in rows} == set(NEGATIONS)
     kinds = {f"negation_{kind}_map_at_10" for kind in ("without", "no_longer", "not_but")}
-    assert {row["metric"] for row in rows} == {"map_at_10", ORDINARY} | kinds
-    assert all(0.0 <= row["mean"] <= 1.0 for row in rows)
+    assert {row["metric"] for row in rows} == {"map_at_10", ORDINARY, NUM_NEGATED} | kinds
+    outcomes = {row["cell"]: json.dumps(_scores(rows, row["cell"])) for row in rows}
+    assert len(set(outcomes.values())) > 3
+
+
+def _scores(rows: list[dict[str, Any]], cell: str) -> list[float]:
+    return [row["mean"] for row in rows if row["cell"] == cell]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_folder_of_ones_own_is_measured_in_both_styles(base: FitConfig, out: Path, tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_is_asked_in_another_style(base: FitConfig, out: Path, tmp_path: Path) -> None:
     root = tmp_path / "own"
     shutil.copytree(base.data.root, root)
     (root / "composed" / "probes.jsonl").unlink()
     for kind in ("queries", "gallery", "captions"):
         shutil.copyfile(root / "composed" / f"{kind}_val.jsonl", root / "composed" / f"{kind}_shifted_test.jsonl")
+    targets = _without(root / "composed" / "queries_shifted_test.jsonl", fields={"edit_type", "is_held_out", "family"})
     own = replace(base, data=replace(base.data, kind="folder", root=root))
     order = Order(out=tmp_path / "out", is_local=True, seeds=(0,), only="shifted")
     run_experiments(COMPOSED, base=own, order=order, console=Console(quiet=True))
-    found = {row["cell"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())}
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = {row["cell"]: row["mean"] for row in rows if row["metric"] == "map_at_10"}
     assert list(found) == SYSTEMS
-    with pytest.raises(UsageError, match="experiment 'negation' has nothing to measure"):
+    (cell,) = (path for path in (tmp_path / "out" / "cells").glob("*.json") if '"image"' in path.read_text())
+    asked = {example["expected"] for example in json.loads(cell.read_text())["outcome"]["examples"]}
+    assert asked
+    assert asked <= targets
+    with pytest.raises(UsageError, match=r"'negation' has nothing to measure on recipe toytown-quick \(a clip"):
         run_experiments(COMPOSED, base=own, order=replace(order, only="negation"), console=Console(quiet=True))
+    (root / "composed" / "captions_test.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"composed/captions_test\.jsonl does not exist"):
+        run_experiments(COMPOSED, base=own, order=order, console=Console(quiet=True))
+
+
+def _without(path: Path, *, fields: set[str]) -> set[str]:
+    """The targets of the rows of a file, from which the fields have been taken."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [{name: value for name, value in row.items() if name not in fields} for row in rows]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+    return {target for row in rows for target in row["target_ids"]}
+
+
+def test_other_queries_are_another_question(tmp_path: Path) -> None:
+    for kind in ("queries", "gallery", "captions"):
+        (tmp_path / f"{kind}_test.jsonl").write_text("{}\n")
+    first = asked_digest(tmp_path)
+    assert asked_digest(tmp_path) == first
+    (tmp_path / "queries_test.jsonl").write_text("{} \n")
+    second = asked_digest(tmp_path)
+    (tmp_path / "probes.jsonl").write_text("")
+    assert len({first, second, asked_digest(tmp_path)}) == 3
 
 
 def test_a_quick_order_names_its_own_recipe() -> None:

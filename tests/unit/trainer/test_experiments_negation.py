@@ -10,7 +10,7 @@ from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import load_encoder
 from sightline.testing.tiny_releases import DIMENSION, SEES_VECTORS, save_tiny_encoder
 from trainer.benchmarks.protocol import References
-from trainer.experiments.negation import Refusal, RefusingSystem
+from trainer.experiments.negation import NegatingSystem, Negation
 
 TEXTS = ("the ball not red any more but blue", "a blue ball", "without the tree")
 
@@ -27,16 +27,16 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def asked(model: EncoderModel, refusal: Refusal) -> tuple[np.ndarray, np.ndarray]:
+def asked(model: EncoderModel, negation: Negation) -> tuple[np.ndarray, np.ndarray]:
     """(references, what the system makes of `TEXTS`), each [Q, D]."""
     seen = unit(np.random.default_rng(0).normal(size=(len(TEXTS), DIMENSION)).astype(np.float32))
     references = References(pictures=[], vectors_QD=seen)
-    return seen, RefusingSystem(model, refusal=refusal).encode_composed(references, TEXTS)
+    return seen, NegatingSystem(model, negation=negation).encode_composed(references, TEXTS)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_a_share_of_what_is_refused_is_taken_away(model: EncoderModel, share: float) -> None:
-    seen, made = asked(model, Refusal(share=share))
+    seen, made = asked(model, Negation(share=share))
     composed = model.encode_composed(seen, TEXTS)
     refused = model.encode_texts(["red ball", "the tree"])
     expected = [composed[0] - share * refused[0], composed[1], composed[2] - share * refused[1]]
@@ -44,12 +44,12 @@ def test_a_share_of_what_is_refused_is_taken_away(model: EncoderModel, share: fl
 
 
 def test_no_share_leaves_the_sentence_to_the_composer(model: EncoderModel) -> None:
-    seen, made = asked(model, Refusal())
+    seen, made = asked(model, Negation())
     np.testing.assert_array_equal(made, model.encode_composed(seen, TEXTS))
 
 
 def test_refused_words_can_be_kept_from_the_composer(model: EncoderModel) -> None:
-    seen, made = asked(model, Refusal(share=0.3, reads_whole=False))
+    seen, made = asked(model, Negation(share=0.3, reads_whole=False))
     composed = model.encode_composed(seen, ["the ball and blue", "a blue ball", ""])
     refused = model.encode_texts(["red ball", "the tree"])
     expected = [composed[0] - 0.3 * refused[0], composed[1], composed[2] - 0.3 * refused[1]]

@@ -25,6 +25,7 @@ from trainer.experiments.zrigf import ABLATIONS, ZRIGF, zrigf_notes
 from trainer.recipes import recipe
 
 QUICK = recipe("toytown-quick")
+ANNOTATED = replace(QUICK, data=replace(QUICK.data, dialogues_annotated=Path("annotated.jsonl")))
 
 
 def _p_by_enumeration(values: list[float]) -> float:
@@ -205,7 +206,11 @@ def test_peak_bytes_counts_what_is_alive_at_one_time() -> None:
 
 
 def _plan(seed: int = 0) -> list[Cell]:
-    return list(ZRIGF.cells(replace(QUICK, seed=seed), "data"))
+    return list(ZRIGF.cells(replace(ANNOTATED, seed=seed), "data"))
+
+
+def test_without_annotated_dialogues_none_are_trained_on() -> None:
+    assert "labelled" not in {cell.experiment for cell in ZRIGF.cells(QUICK, "data")}
 
 
 def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None:
@@ -235,7 +240,7 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
 
 
 def test_a_faithful_model_is_asked_everything_but_what_its_parts_cost() -> None:
-    faithful = replace(QUICK, model=replace(QUICK.model, variant="faithful"))
+    faithful = replace(ANNOTATED, model=replace(QUICK.model, variant="faithful"))
     names = [(cell.experiment, cell.name) for cell in ZRIGF.cells(faithful, "data")]
     assert names == [(cell.experiment, cell.name) for cell in _plan() if cell.experiment != "cost"]
 
