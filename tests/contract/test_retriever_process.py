@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sightline.client import AsyncClient, NewImage
-from sightline.errors import DependencyUnavailable, SettingInvalid
+from sightline.errors import DeadlinePassed, DependencyUnavailable, NotReady, SettingInvalid
 from sightline.rpc.aio_host import AioHost, ServiceBinding
 from sightline.rpc.host_settings import HostSettings
 from sightline.testing.encoder import FakeEncoder, colour_picture
@@ -52,7 +52,7 @@ async def until_ready(client: AsyncClient) -> None:
     while True:
         try:
             await client.describe_index(timeout_s=1.0)
-        except DependencyUnavailable:
+        except (DependencyUnavailable, DeadlinePassed, NotReady):
             continue
         return
 
