@@ -16,11 +16,10 @@ from examples.emoji.prepare import copied, pool_image
 from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.lines import SkipReport, write_lines
 from sightline.data.pools import write_pool
+from sightline.data.triplets import COMPOSED_FOLDER
 from sightline.errors import SightlineError
 
 HELD_OUT = ("val", "test")
-FOLDER = "composed"
-"""Where the experiments on composed retrieval look for queries and edits, below the folder of captions and pictures."""
 _WORDINGS = {
     "skin tone": ("the same with {value}", "change it to {value}", "{value} instead", "i want {value}"),
     "gender": ("the same as {value}", "turn it into {value}", "{value} instead", "i want {value}"),
@@ -41,14 +40,16 @@ def write_emoji_edits(*, noto: Path, out: Path, shifted: Path | None = None, see
     """
     emoji = read_emoji(noto, report=SkipReport())
     rows = read_composed_rows(noto, emoji=emoji)
-    lines = _write_queries(emoji, rows, folder=out / FOLDER, images=out / "images", name="")
+    lines = _write_queries(emoji, rows, folder=out / COMPOSED_FOLDER, images=out / "images", name="")
     for split in ("train", "val"):
         edits = _edit_rows([row for row in rows if row.reference.split == split], split=split, seed=seed)
-        lines[f"edits_{split}.jsonl"] = write_lines(out / FOLDER / f"edits_{split}.jsonl", edits)
+        lines[f"edits_{split}.jsonl"] = write_lines(out / COMPOSED_FOLDER / f"edits_{split}.jsonl", edits)
     if shifted is not None:
         others = read_emoji(shifted, report=SkipReport())
         same = list(_in_style(rows, others=others))
-        lines |= _write_queries(others, same, folder=out / FOLDER, images=out / "images_shifted", name="shifted_")
+        lines |= _write_queries(
+            others, same, folder=out / COMPOSED_FOLDER, images=out / "images_shifted", name="shifted_"
+        )
     return lines
 
 
@@ -60,7 +61,7 @@ def main(
 ) -> None:
     """Turn a table of composed queries between emoji into queries, galleries and edits."""
     for name, count in write_emoji_edits(noto=noto, out=out, shifted=shifted, seed=seed).items():
-        typer.echo(f"{count:7d}  {out / FOLDER / name}")
+        typer.echo(f"{count:7d}  {out / COMPOSED_FOLDER / name}")
 
 
 def _write_queries(

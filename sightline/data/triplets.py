@@ -9,6 +9,9 @@ from typing import Any
 
 from sightline.data.lines import SkipReport, read_lines, text_field, texts_field, write_lines
 
+COMPOSED_FOLDER = "composed"
+"""Where queries, galleries and edits lie, below the folder of the captions and pictures that towers learn from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TripletRecord:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sightline.composition import NEGATIVE_SHARE
 from sightline.data.captions import CaptionRecord
+from sightline.data.triplets import COMPOSED_FOLDER
 from sightline.errors import UsageError
 from trainer.composing.config import AlignmentSettings, ComposeConfig, ComposedDataSettings, InversionSettings
 from trainer.composing.data import load_composed_corpus
@@ -23,7 +24,6 @@ from trainer.config import DataSettings, FitConfig, GenerativeSettings, flatten
 from trainer.experiments.composers import ComposerModel
 from trainer.experiments.finding import (
     CAPTION_THAT,
-    FOLDER,
     MAIN,
     ORACLE,
     TEXT_REFERENCE,
@@ -99,7 +99,7 @@ def composed_cells(base: FitConfig, data_digest: str) -> list[Cell]:
     towers = Model(config=replace(base, stage2=GenerativeSettings(steps=0)), data_digest=data_digest)
     composers = _Composers(towers, steps_share=_share_of(base))
     cells = [*_systems(towers, composers), *_parts(composers), *_edits(composers), *_noise(composers)]
-    folder = base.data.root / FOLDER
+    folder = base.data.root / COMPOSED_FOLDER
     cells += _negation(composers) if has_negations(folder) else []
     has_shifted = (folder / f"queries_{_SHIFTED}.jsonl").exists()
     return cells + (_systems(towers, composers, experiment="shifted", part=_SHIFTED) if has_shifted else [])
@@ -109,8 +109,14 @@ def _composed_data(data: DataSettings) -> ComposedDataSettings:
     """What composers learn from beside towers of that data. Raises UsageError where no captions are held out."""
     if data.captions_val is None:
         raise UsageError("experiments composed: set data.captions_val; phi is judged by captions that are held out")
-    names = {name: getattr(data, name) for name in ("kind", "root", "captions_train", "images", "skip_bad")}
-    return ComposedDataSettings(captions_val=data.captions_val, **names)
+    return ComposedDataSettings(
+        kind=data.kind,
+        root=data.root,
+        captions_train=data.captions_train,
+        captions_val=data.captions_val,
+        images=data.images,
+        skip_bad=data.skip_bad,
+    )
 
 
 class _Composers:
@@ -124,7 +130,7 @@ class _Composers:
         shorter = {name: max(1, round(steps_share * steps)) for name, steps in whole.items()}
         self._base: ComposeConfig = replace_nested(base, values=shorter)
         self._digest = load_composed_corpus(data).digest
-        self.asked = asked_digest(data.root / FOLDER)
+        self.asked = asked_digest(data.root / COMPOSED_FOLDER)
         """sha256 of the test queries and what belongs to them."""
 
     def changed(self, values: Mapping[str, Any]) -> ComposerModel:
@@ -162,7 +168,7 @@ def _cell(experiment: str, name: str, model: Trainable, **search: Any) -> Cell:
 def _systems(
     towers: Model, composers: _Composers, *, experiment: str = "systems", part: str = Search.part
 ) -> list[Cell]:
-    data = asked_digest(towers.config.data.root / FOLDER, part=part)
+    data = asked_digest(towers.config.data.root / COMPOSED_FOLDER, part=part)
     cell = partial(_cell, experiment, part=part, data=data)
     cells = [cell("random", towers, system="random", weight=float(towers.seed))]
     cells += [cell(f"{system}-only", towers, system=system) for system in ("image", "text")]
@@ -212,7 +218,7 @@ def _written_by_rules(data: ComposedDataSettings, *, part: str, digest: str) -> 
 
     Written once for a corpus of this digest; with held-out templates for validation.
     """
-    name = Path(FOLDER) / _RULES.format(digest=digest[:16], part=part)
+    name = Path(COMPOSED_FOLDER) / _RULES.format(digest=digest[:16], part=part)
     path = data.root / name
     if path.exists():
         return name
@@ -265,7 +271,7 @@ _EXPERIMENTS = (
         name="shifted",
         title="The same in a gallery that training never saw the like of",
         question="The systems above, trained no further, asked for pictures in another style. Only where the data have "
-        f"such queries (`{FOLDER}/queries_{_SHIFTED}.jsonl`).",
+        f"such queries (`{COMPOSED_FOLDER}/queries_{_SHIFTED}.jsonl`).",
         metrics=_SHOWN,
     ),
     Experiment(

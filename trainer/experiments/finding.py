@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from sightline.composition import Edit
 from sightline.data.captions import read_captions
 from sightline.data.lines import read_lines
+from sightline.data.triplets import COMPOSED_FOLDER
 from sightline.errors import UsageError
 from sightline.language.rewriting import RewriteAsk
 from sightline.metrics import average_precision_at
@@ -46,8 +47,8 @@ from trainer.experiments.plan import Cell, Model, Outcome, Trainable, digest_of
 from trainer.triplets.applying import RuleRewriter
 
 MAIN = "map_at_10"
-FOLDER, PROBES = "composed", "probes.jsonl"
-"""Below the data of the towers: queries, galleries, captions and edits, and the probes if there are any."""
+PROBES = "probes.jsonl"
+"""Beside the test queries, if there are any."""
 TEXT_REFERENCE, CAPTION_THAT, ORACLE, COMPOSED = "text-reference", "caption-that", "oracle", "composed"
 TRAINING_FREE = "training-free"
 _CAPTIONED = (TEXT_REFERENCE, CAPTION_THAT, TRAINING_FREE, ORACLE)
@@ -160,7 +161,7 @@ def _opened(model: Trainable, out: Path) -> tuple[EncoderModel, Path]:
 
 
 def _folder(towers: Model) -> Path:
-    return towers.config.data.root / FOLDER
+    return towers.config.data.root / COMPOSED_FOLDER
 
 
 def ranked_by(hall: Hall, *, system: ComposedEncoder) -> list[Ranked]:
@@ -171,6 +172,14 @@ def ranked_by(hall: Hall, *, system: ComposedEncoder) -> list[Ranked]:
 def average_precision(one: Ranked) -> float:
     """Average precision at 10 of a query's ranking."""
     return average_precision_at(10, rank_R=one.relevant_rank_R)
+
+
+def mean_of_each(named: Iterable[tuple[str, Ranked]]) -> dict[str, float]:
+    """mAP@10 of the rankings of each name, names in alphabetical order."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for name, one in named:
+        groups[name].append(average_precision(one))
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
 def _ranked(hall: Hall, *, search: Search) -> list[Ranked]:
@@ -214,34 +223,31 @@ def _by_group(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) ->
 
     Of queries whose file tells that.
     """
-    groups: dict[str, list[float]] = defaultdict(list)
-    for one, row in zip(ranked, rows, strict=True):
-        if "edit_type" in row:
-            groups[f"{row['edit_type']}_{MAIN}"].append(average_precision(one))
-        if "is_held_out" in row:
-            groups[f"{'held_out' if row['is_held_out'] else 'seen'}_{MAIN}"].append(average_precision(one))
-    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+    return mean_of_each((name, one) for one, row in zip(ranked, rows, strict=True) for name in _groups_of(row))
+
+
+def _groups_of(row: Mapping[str, Any]) -> list[str]:
+    names = [row["edit_type"]] if "edit_type" in row else []
+    names += ["held_out" if row["is_held_out"] else "seen"] if "is_held_out" in row else []
+    return [f"{name}_{MAIN}" for name in names]
 
 
 def _of_probes(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """mAP@10 of each probe, and how often wordings of one edit have their right answer first, all or none of them."""
-    probes: dict[str, list[float]] = defaultdict(list)
-    groups: dict[str, list[bool]] = defaultdict(list)
-    for one, row in zip(ranked, rows, strict=True):
-        probes[f"{row['probe']}_{MAIN}"].append(average_precision(one))
+    asked = list(zip(ranked, rows, strict=True))
+    wordings: dict[str, list[bool]] = defaultdict(list)
+    for one, row in asked:
         if row["probe"] == "paraphrase":
-            groups[row["group"]].append(one.target_rank == 0)
-    agreeing = [len(set(firsts)) == 1 for firsts in groups.values()]
+            wordings[row["group"]].append(one.target_rank == 0)
+    agreeing = [len(set(firsts)) == 1 for firsts in wordings.values()]
     agreement = {"paraphrase_agreement": float(np.mean(agreeing))} if agreeing else {}
-    return {name: float(np.mean(values)) for name, values in sorted(probes.items())} | agreement
+    return mean_of_each((f"{row['probe']}_{MAIN}", one) for one, row in asked) | agreement
 
 
 def _by_family(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """mAP@10 of each family of queries; one whose file names no family is one of its own."""
-    families: dict[str, list[float]] = defaultdict(list)
-    for one, row in zip(ranked, rows, strict=True):
-        families[str(row.get("family", one.query.query_id))].append(average_precision(one))
-    return {name: float(np.mean(values)) for name, values in families.items()}
+    asked = zip(ranked, rows, strict=True)
+    return mean_of_each((str(row.get("family", one.query.query_id)), one) for one, row in asked)
 
 
 def _examples(ranked: Sequence[Ranked], *, hall: Hall) -> list[dict[str, Any]]:

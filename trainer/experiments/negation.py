@@ -3,7 +3,6 @@
 # Axes: Q queries, D embedding width.
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from trainer.benchmarks.composer import ComposerSystem
 from trainer.benchmarks.protocol import Floats, References
 from trainer.benchmarks.ranking import Ranked
 from trainer.config import from_json
-from trainer.experiments.finding import MAIN, PROBES, Hall, average_precision, open_hall, ranked_by
+from trainer.experiments.finding import MAIN, PROBES, Hall, average_precision, mean_of_each, open_hall, ranked_by
 from trainer.experiments.plan import Cell, Outcome
 
 ORDINARY, NUM_NEGATED = f"ordinary_{MAIN}", "ordinary_negated"
@@ -66,17 +65,21 @@ def measure_negation(cell: Cell, out: Path) -> Outcome:
     negation = from_json(Negation, cell.options)
     ordinary = open_hall(cell.model, out)
     probes = _negated(open_hall(cell.model, out, asked=PROBES))
-    ranked = _ranked(probes, negation=negation)
     family_of = {row["id"]: str(row["family"]) for row in ordinary.rows}
+    asked = list(zip(_ranked(probes, negation=negation), probes.rows, strict=True))
     plain = {
-        ORDINARY: float(np.mean([average_precision(one) for one in _ranked(ordinary, negation=negation)])),
+        ORDINARY: _mean(_ranked(ordinary, negation=negation)),
         NUM_NEGATED: float(sum(bool(part_negations(query.texts[0]).negatives) for query in ordinary.task.queries)),
     }
-    of_all = {MAIN: float(np.mean([average_precision(one) for one in ranked]))}
+    kinds = mean_of_each((f"{row['probe']}_{MAIN}", one) for one, row in asked)
     return Outcome(
-        metrics=of_all | plain | _means(ranked, [f"{row['probe']}_{MAIN}" for row in probes.rows]),
-        samples=_means(ranked, [family_of[row["query_id"]] for row in probes.rows]),
+        metrics={MAIN: _mean([one for one, _ in asked])} | plain | kinds,
+        samples=mean_of_each((family_of[row["query_id"]], one) for one, row in asked),
     )
+
+
+def _mean(ranked: Sequence[Ranked]) -> float:
+    return float(np.mean([average_precision(one) for one in ranked]))
 
 
 def _negated(hall: Hall) -> Hall:
@@ -88,11 +91,3 @@ def _negated(hall: Hall) -> Hall:
 
 def _ranked(hall: Hall, *, negation: Negation) -> list[Ranked]:
     return ranked_by(hall, system=NegatingSystem(hall.encoder, negation=negation))
-
-
-def _means(ranked: Sequence[Ranked], names: Sequence[str]) -> dict[str, float]:
-    """The mean average precision of the queries of each name."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for one, name in zip(ranked, names, strict=True):
-        groups[name].append(average_precision(one))
-    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}

@@ -15,13 +15,14 @@ from typing import Any
 from PIL import Image
 
 from sightline.data.lines import write_json
-from sightline.data.toytown.composed import FOLDER, ComposedPlan, planned_again
+from sightline.data.toytown.composed import ComposedPlan, planned_again
 from sightline.data.toytown.edit_words import SOMETHING_ELSE, TEMPLATES, worded
 from sightline.data.toytown.families import ComposedQuery, ComposedSplit, changes_from
 from sightline.data.toytown.genecis_copy import genecis_records
 from sightline.data.toytown.language import things_of
 from sightline.data.toytown.probes import loose_targets
 from sightline.data.toytown.world import PLACES
+from sightline.data.triplets import COMPOSED_FOLDER
 
 CATEGORIES = ("dress", "shirt", "toptee")
 _ASPECTS = {
@@ -43,8 +44,8 @@ def write_benchmark_copies(root: Path) -> dict[str, Path]:
     Raises UsageError if `write_composed` wrote nothing there.
     """
     plan = planned_again(root)
-    out = root / FOLDER / "benchmarks"
-    images = root / FOLDER / "images"
+    out = root / COMPOSED_FOLDER / "benchmarks"
+    images = root / COMPOSED_FOLDER / "images"
     writers = {"circo": _write_circo, "cirr": _write_cirr, "fashioniq": _write_fashioniq, "genecis": _write_genecis}
     for name, write in writers.items():
         write(out / name, plan, images)

@@ -29,9 +29,9 @@ from sightline.data.toytown.plan import PlannedScene
 from sightline.data.toytown.probes import probe_rows
 from sightline.data.toytown.world import Group, Scene, Subject
 from sightline.data.toytown.writer import OnProgress, ToytownSummary, draw_all
+from sightline.data.triplets import COMPOSED_FOLDER
 from sightline.errors import UsageError
 
-FOLDER = "composed"
 SPLITS = ("val", "test")
 
 
@@ -82,7 +82,7 @@ def write_composed(
     pictures a query, whole dozens of queries counted.
     """
     plan = plan_composed(root, queries=queries, gallery=gallery, val_queries=val_queries)
-    out = root / FOLDER
+    out = root / COMPOSED_FOLDER
     planned = [
         PlannedScene(image_id=item.image_id, split=f"edited_{split.name}", scene=item.scene)
         for split in plan.splits
@@ -121,7 +121,7 @@ def plan_composed(root: Path, *, queries: int, gallery: int, val_queries: int) -
 
 def planned_again(root: Path) -> ComposedPlan:
     """The plan of the `composed` folder that was written at `root`. Raises UsageError if there is none."""
-    made = read_json(root / FOLDER / "facts.json")["arguments"]
+    made = read_json(root / COMPOSED_FOLDER / "facts.json")["arguments"]
     return plan_composed(root, queries=made["queries"], gallery=made["gallery"], val_queries=made["val_queries"])
 
 
