@@ -90,6 +90,9 @@ NEGATIONS: Mapping[str, Mapping[str, Any]] = {
     "parted": {"share": NEGATIVE_SHARE, "reads_whole": False},
 }
 """What is made of words that say what is not wanted; `parted` is what a chat does."""
+PARTS_OF_EDITS = ("train", "val")
+MODEL_EDITS = tuple(Path(COMPOSED_FOLDER) / f"edits_model_{part}.jsonl" for part in PARTS_OF_EDITS)
+"""Edits that a language model wrote, if any did (`python -m trainer triplets --generator endpoint`, or `local`)."""
 _RULES, _SHIFTED = "edits_rules_{digest}_{part}.jsonl", "shifted_test"
 _SHOWN = (MAIN, "recall_at_1", f"held_out_{MAIN}")
 
@@ -124,6 +127,8 @@ class _Composers:
 
     def __init__(self, towers: Model, *, steps_share: float) -> None:
         self._towers = towers
+        self.root = towers.config.data.root
+        """Of the data."""
         data = _composed_data(towers.config.data)
         base = replace(TOYTOWN_COMPOSED, seed=towers.config.seed, data=data, speed=towers.config.speed)
         whole = {name: flatten(base)[name][1] for name in _LENGTHS}
@@ -142,7 +147,11 @@ class _Composers:
 
     def by_rules(self) -> ComposerModel:
         """The recipe, taught by edits that rules wrote about the captions."""
-        train, val = (_written_by_rules(self._base.data, part=part, digest=self._digest) for part in ("train", "val"))
+        train, val = (_written_by_rules(self._base.data, part=part, digest=self._digest) for part in PARTS_OF_EDITS)
+        return self.taught_by(train, val)
+
+    def taught_by(self, train: Path, val: Path) -> ComposerModel:
+        """The recipe, taught by the edits of these files below the data's root."""
         data = replace(self._base.data, edits_train=train, edits_val=val)
         config, first = replace(self._base, data=data), self.changed(_NO_STAGE_TWO)
         return self._aligned(config, first=first, data_digest=load_composed_corpus(data).digest)
@@ -191,6 +200,8 @@ def _edits(composers: _Composers) -> list[Cell]:
         "by rules": composers.by_rules(),
         "none": composers.changed(_NO_STAGE_TWO),
     }
+    if all((composers.root / path).is_file() for path in MODEL_EDITS):
+        models["by a model"] = composers.taught_by(*MODEL_EDITS)
     return [_cell("edits", name, model, data=composers.asked) for name, model in models.items()]
 
 
@@ -283,7 +294,8 @@ _EXPERIMENTS = (
     Experiment(
         name="edits",
         title="What writes the edits",
-        question="Edits from the world's facts, as good as any could be; by rules that read captions alone; none.",
+        question="Edits from the world's facts, as good as any could be; by rules that read captions alone; none; by a "
+        f"language model, where it wrote `{MODEL_EDITS[0]}` and `{MODEL_EDITS[1].name}`.",
         metrics=_SHOWN,
     ),
     Experiment(
@@ -344,6 +356,7 @@ _CLAIMS = (
     Claim(experiment="parts", better="full", worse="full, no anchor", text="A frozen target branch helps."),
     Claim(experiment="edits", better="by rules", worse="none", text="Edits by rules help."),
     Claim(experiment="edits", better="from facts", worse="by rules", text="Better edits help."),
+    Claim(experiment="edits", better="by a model", worse="by rules", text="A language model writes better edits."),
     Claim(experiment="negation", better="taken away 0.3", worse="as said", text="Taking negatives away helps."),
     Claim(experiment="negation", better="parted", worse="as said", text="Parting a sentence as a chat does helps."),
     Claim(experiment="noise", better="noise 1", worse="no noise", text="Noise helps stage 1."),
