@@ -146,6 +146,9 @@ class ContrastiveSettings:
     """Share of the batch that the masked image loss reads: its pass through the tower costs as much as matching."""
     small_talk_share: float = 0.5
     """Share of captions wrapped in unpaired turns of training dialogues, so that the text tower copes with chat."""
+    has_wrong_captions: bool = False
+    """Tell each picture, too, from its caption with one word exchanged: random pictures of a batch rarely differ by a
+    single fact. Reads twice as many texts."""
     flip_share: float = 0.5
     """Share of pictures mirrored left to right."""
     shift_pixels: int = 4

@@ -28,8 +28,8 @@ _NUMBER = re.compile(r"\d+")
 _NAMING = """a an the this that these those some any no every each all both either neither another other such many much
 few little more most several own same i you he she it we they me him her us them my your his its our their mine yours
 hers ours theirs myself yourself himself herself itself ourselves themselves who whom whose which what whatever someone
-somebody something anyone anybody anything everyone everybody everything nobody nothing none one two three four five six
-seven eight nine ten eleven twelve dozen hundred thousand"""
+somebody something anyone anybody anything everyone everybody everything nobody nothing none"""
+_NUMBERS = "one two three four five six seven eight nine ten eleven twelve dozen hundred thousand"
 _LINKING = """about above across after against along among amid around as at atop before behind below beneath beside
 besides between beyond by down during except for from in inside into like near next of off on onto opposite out outside
 over past per since through throughout till to toward towards under underneath until up upon via while with within
@@ -37,7 +37,8 @@ without and but or nor so yet if because although though unless than whether whe
 _HELPING = """am is are was were be been being has have had having do does did doing done can could may might must shall
 should will would not isn't aren't wasn't weren't doesn't don't didn't can't it's there's that's there here then now
 just only also too very quite rather really even still again ever never always often away together almost"""
-FUNCTION_WORDS = frozenset(f"{_NAMING} {_LINKING} {_HELPING}".split())
+NUMBER_WORDS = frozenset(_NUMBERS.split())
+FUNCTION_WORDS = NUMBER_WORDS.union(f"{_NAMING} {_LINKING} {_HELPING}".split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ class ContrastiveStage(nn.Module):
         caption_ids_BL: Tensor,
         caption_mask_BL: Tensor,
         pair_ids_B: Tensor,
+        wrong_ids_BL: Tensor | None = None,
         masks: PatchMasks | None = None,
         painted_share: float = 1.0,
     ) -> StageOneLosses:
@@ -128,14 +129,17 @@ class ContrastiveStage(nn.Module):
 
         pixels are uint8 or normalised; tower_ids the captions for the text
         tower, caption_ids with their mask the same captions for BART's encoder;
-        pair_ids_B equal where two pairs show the same picture. Masks are drawn
+        pair_ids_B equal where two pairs show the same picture; wrong_ids captions
+        that are wrong about the pictures, one each. Masks are drawn
         from torch's global generator unless given. Only the first
         `painted_share` of the pictures is painted, at least one: painting costs a
         second pass through the tower.
         """
-        text_BD = self.tower.encode_text(self.tower.longest_text(tower_ids_BL))
+        ids_BL = tower_ids_BL if wrong_ids_BL is None else torch.cat([tower_ids_BL, wrong_ids_BL])
+        text_BD, *wrong = self.tower.encode_text(self.tower.longest_text(ids_BL)).split(len(tower_ids_BL))
         image_BD, _ = self.tower.encode_image(pixels_BCHW)
-        matching = matching_loss(text_BD, image_BD, pair_ids_B=pair_ids_B, logit_scale=self.tower.logit_scale())
+        scale = self.tower.logit_scale()
+        matching = matching_loss(text_BD, image_BD, *wrong, pair_ids_B=pair_ids_B, logit_scale=scale)
         painting = self._paint(
             pixels_BCHW, caption_ids_BL, caption_mask_BL, masks, painted=max(1, round(painted_share * len(pixels_BCHW)))
         )

@@ -10,11 +10,20 @@ from torch import Tensor
 from sightline.models.workers import gather, gather_with_gradient, own_rows
 
 
-def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logit_scale: Tensor) -> Tensor:
+def matching_loss(
+    text_BD: Tensor,
+    image_BD: Tensor,
+    wrong_BD: Tensor | None = None,
+    *,
+    pair_ids_B: Tensor,
+    logit_scale: Tensor,
+) -> Tensor:
     """Mean of text-to-image and image-to-text cross-entropy (ZRIGF, TIM), a scalar.
 
     Vectors are of unit length. Two pairs with the same id show the same picture:
-    neither is the other's negative. Under torch.distributed the negatives of
+    neither is the other's negative. wrong_BD are captions that are wrong about
+    each picture, and negatives of that picture alone (in the manner of NegCLIP,
+    arXiv 2210.01936). Under torch.distributed the negatives of
     all workers count, with gradient; every worker must bring the same B. The
     mean of the workers' losses is the loss of one worker with all pairs, and
     so is the mean of their gradients, which DDP forms.
@@ -26,6 +35,9 @@ def matching_loss(text_BD: Tensor, image_BD: Tensor, *, pair_ids_B: Tensor, logi
     with torch.autocast(text_BD.device.type, enabled=False):
         by_text_BG = (logit_scale * text_BD @ image_GD.T).masked_fill(rivals_BG, float("-inf"))
         by_image_BG = (logit_scale * image_BD @ text_GD.T).masked_fill(rivals_BG, float("-inf"))
+        if wrong_BD is not None:
+            by_wrong_B = logit_scale * (image_BD * wrong_BD).sum(dim=1)
+            by_image_BG = torch.cat([by_image_BG, by_wrong_B.unsqueeze(1)], dim=1)
         return (F.cross_entropy(by_text_BG, own_B) + F.cross_entropy(by_image_BG, own_B)) / 2
 
 

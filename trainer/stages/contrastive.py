@@ -20,10 +20,11 @@ from trainer.architecture import Built
 from trainer.config import ContrastiveSettings
 from trainer.data import unique_pictures
 from trainer.pictures import Pixels, picture_digests
+from trainer.stages.hard_captions import WordSwaps
 from trainer.stages.sources import PictureSource
 from trainer.step import Objective
 
-_DRAW_SALT = 2
+_DRAW_SALT, _SWAP_SALT = 2, 8
 _TELLING_SHARE = 0.05
 _WORD = re.compile(r"\w+")
 
@@ -67,12 +68,13 @@ class ContrastiveBatches:
         self._seed, self._rank = seed, rank
         self._captions = _captions_by_picture(captions)
         self._turns = small_talk(dialogues, captions=captions)
+        self._swaps = WordSwaps(record.caption for record in captions) if settings.has_wrong_captions else None
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """This worker's pairs of `step`, augmented."""
         rows, pixels = self._source.draw(step, size=self._settings.batch_size)
         rng = np.random.default_rng([self._seed, _DRAW_SALT, step, self._rank])
-        texts = [self._text(int(row), rng=rng) for row in rows]
+        captions, texts = zip(*(self._said(int(row), rng=rng) for row in rows), strict=True)
         caption_ids, caption_mask = self._built.dialogue_tokenizer.context_ids(
             texts, max_length=self._built.tower_tokenizer.context_length
         )
@@ -82,15 +84,29 @@ class ContrastiveBatches:
             "caption_ids_BL": torch.from_numpy(caption_ids),
             "caption_mask_BL": torch.from_numpy(caption_mask),
             "pair_ids_B": torch.from_numpy(picture_digests(pixels)),
+            **self._wrong(captions, texts=texts, step=step),
         }
 
-    def _text(self, row: int, *, rng: np.random.Generator) -> str:
+    def _said(self, row: int, *, rng: np.random.Generator) -> tuple[str, str]:
+        """(a caption, the text around it)."""
         captions = self._captions[row]
         caption = captions[rng.integers(len(captions))]
         if not self._turns or rng.random() >= self._settings.small_talk_share:
-            return caption
+            return caption, caption
         turn = self._turns[rng.integers(len(self._turns))]
-        return f"{turn} {caption}" if rng.random() < 0.5 else f"{caption} {turn}"
+        return caption, f"{turn} {caption}" if rng.random() < 0.5 else f"{caption} {turn}"
+
+    def _wrong(self, captions: Sequence[str], *, texts: Sequence[str], step: int) -> dict[str, Tensor]:
+        """What each text becomes with a word of its caption exchanged; the next picture's text where none can be."""
+        if self._swaps is None:
+            return {}
+        rng = np.random.default_rng([self._seed, _SWAP_SALT, step, self._rank])
+        swapped = [self._swaps.swapped(caption, rng=rng) for caption in captions]
+        wrong = [
+            texts[(row + 1) % len(texts)] if other is None else texts[row].replace(captions[row], other)
+            for row, other in enumerate(swapped)
+        ]
+        return {"wrong_ids_BL": torch.from_numpy(self._built.tower_tokenizer.tokenize(wrong).ids)}
 
 
 def small_talk(dialogues: Sequence[DialogueRecord], *, captions: Sequence[CaptionRecord]) -> list[str]:

@@ -43,6 +43,7 @@ class FaithfulContrastiveStage(nn.Module):
         *,
         tower_ids_BL: Tensor,
         pair_ids_B: Tensor,
+        wrong_ids_BL: Tensor | None = None,
         masks: PatchMasks | None = None,
         painted_share: float = 1.0,
         caption_ids_BL: Tensor | None = None,
@@ -51,16 +52,19 @@ class FaithfulContrastiveStage(nn.Module):
         """The losses of B caption-picture pairs.
 
         pixels are uint8 or normalised; pair_ids_B equal where two pairs show the
-        same picture. Masks are drawn from torch's global generator unless given.
+        same picture; wrong_ids captions that are wrong about the pictures, one
+        each. Masks are drawn from torch's global generator unless given.
         Only the first `painted_share` of the pictures is painted, at least one.
         caption_ids and their mask are the captions for a BART that reads apart
         from the tower: here it does not, and they are not read.
         """
         with torch.set_grad_enabled(self.trains_text_encoder and torch.is_grad_enabled()):
-            states_BLM, mask_BL = self.tower.read_text(self.tower.longest_text(tower_ids_BL))
-        text_BM = self.tower.text_vectors(states_BLM)
+            ids_BL = tower_ids_BL if wrong_ids_BL is None else torch.cat([tower_ids_BL, wrong_ids_BL])
+            states_BLM, mask_BL = self.tower.read_text(self.tower.longest_text(ids_BL))
+        text_BM, *wrong = self.tower.text_vectors(states_BLM).split(len(tower_ids_BL))
         image_BM, _ = self.tower.encode_image(pixels_BCHW)
-        matching = matching_loss(text_BM, image_BM, pair_ids_B=pair_ids_B, logit_scale=self.tower.logit_scale())
+        scale = self.tower.logit_scale()
+        matching = matching_loss(text_BM, image_BM, *wrong, pair_ids_B=pair_ids_B, logit_scale=scale)
         painted = max(1, round(painted_share * len(pixels_BCHW)))
         chosen = self.masks.first(painted, given=masks, device=pixels_BCHW.device)
         painting, _ = self.painter(self.tower, pixels_BCHW[:painted], chosen, states_BLM[:painted], mask_BL[:painted])

@@ -48,16 +48,32 @@ def test_two_captions_of_one_picture_are_not_negatives() -> None:
     assert untold.item() == pytest.approx(2 / 3 * math.log(2))
 
 
+def test_a_wrong_caption_is_a_negative_of_its_own_picture_alone() -> None:
+    text, image, wrong, ids = vectors(5, seed=0), vectors(5, seed=1), vectors(5, seed=2), torch.tensor([0, 1, 0, 2, 3])
+    got = matching_loss(text, image, wrong, pair_ids_B=ids, logit_scale=torch.tensor(3.0))
+    costs = []
+    for row in range(5):
+        rivals = [other for other in range(5) if other == row or ids[other] != ids[row]]
+        by_text = torch.tensor([3.0 * text[row] @ image[other] for other in rivals])
+        by_image = torch.tensor([3.0 * image[row] @ text[other] for other in rivals] + [3.0 * image[row] @ wrong[row]])
+        place = rivals.index(row)
+        costs += [-by_text.log_softmax(0)[place], -by_image.log_softmax(0)[place]]
+    torch.testing.assert_close(got, torch.stack(costs).mean(), atol=1e-9, rtol=1e-9)
+
+
 def test_one_worker_gathers_itself() -> None:
     values = vectors(3, seed=0)
     assert gather_with_gradient(values) is values
+
+
+WRONG = vectors(8, seed=2)
 
 
 def _loss_of_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     text, image, scale, ids = leaves()
     rows = slice(4 * rank, 4 * rank + 4)
-    loss = matching_loss(text[rows], image[rows], pair_ids_B=ids[rows], logit_scale=scale)
+    loss = matching_loss(text[rows], image[rows], WRONG[rows], pair_ids_B=ids[rows], logit_scale=scale)
     loss.backward()
     gradients = [leaf.grad for leaf in (text, image, scale)]
     for value in [loss.detach(), *gradients]:
@@ -87,7 +103,7 @@ def test_two_workers_compute_what_one_computes_with_all_pairs(tmp_path: Path) ->
     in_two_workers("tests.unit.models.test_matching_loss", _loss_of_rank.__name__, str(tmp_path))
     got = load_file(tmp_path / "result.safetensors")
     text, image, scale, ids = leaves()
-    loss = matching_loss(text, image, pair_ids_B=ids, logit_scale=scale)
+    loss = matching_loss(text, image, WRONG, pair_ids_B=ids, logit_scale=scale)
     loss.backward()
     expected = {"loss": loss.detach(), "text": text.grad, "image": image.grad, "scale": scale.grad}
     for name, value in expected.items():

@@ -19,7 +19,7 @@ from trainer.config import ContrastiveSettings, EvaluationSettings, FitConfig, G
 from trainer.data import Corpus, load_corpus, unique_pictures
 from trainer.evaluate import spread
 from trainer.pictures import Pixels, load_pictures, read_pixels
-from trainer.stages.contrastive import ContrastiveBatches, augment, small_talk
+from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective, augment, small_talk
 from trainer.stages.generative import GenerativeBatches, annotated_part
 from trainer.stages.sources import ShuffledPictures
 from trainer.step import build_optimizer, learning_rate_at, step_seed
@@ -54,14 +54,14 @@ def pictures(built: Built, corpus: Corpus, tiny_fit: FitConfig) -> EncodedPictur
 
 
 def _contrastive(
-    built: Built, corpus: Corpus, pixels: Pixels, *, rank: int = 0, world_size: int = 1
+    built: Built, corpus: Corpus, pixels: Pixels, *, rank: int = 0, world_size: int = 1, **settings: Any
 ) -> ContrastiveBatches:
     return ContrastiveBatches(
         built,
         captions=corpus.captions_train,
         dialogues=corpus.dialogues_train,
         source=ShuffledPictures(pixels, seed=0, rank=rank, world_size=world_size),
-        settings=ContrastiveSettings(batch_size=6),
+        settings=ContrastiveSettings(batch_size=6, **settings),
         seed=0,
         rank=rank,
     )
@@ -91,6 +91,27 @@ def test_a_batch_is_a_function_of_its_step(built: Built, corpus: Corpus, pixels:
     first, again, other = batches.batch(2), batches.batch(2), batches.batch(3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["pixels_BCHW"], other["pixels_BCHW"])
+
+
+def test_each_text_comes_with_a_wrong_one_and_is_what_it_was(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    plain = _contrastive(built, corpus, pixels).batch(3)
+    batch = _contrastive(built, corpus, pixels, has_wrong_captions=True).batch(3)
+    wrong_BL = batch.pop("wrong_ids_BL")
+    assert all(torch.equal(batch[name], plain[name]) for name in plain | batch)
+    assert wrong_BL.shape == batch["tower_ids_BL"].shape
+    assert (wrong_BL != batch["tower_ids_BL"]).any(dim=1).all()
+
+
+def test_wrong_captions_make_matching_harder_and_nothing_else(built: Built, corpus: Corpus, pixels: Pixels) -> None:
+    batch = _contrastive(built, corpus, pixels, has_wrong_captions=True).batch(0)
+    objective = ContrastiveObjective(built, settings=ContrastiveSettings()).eval()
+    told = {name: value for name, value in batch.items() if name != "wrong_ids_BL"}
+    torch.manual_seed(0)
+    with_wrong = objective(batch)
+    torch.manual_seed(0)
+    without = objective(told)
+    assert with_wrong["tim"] > without["tim"]
+    assert torch.equal(with_wrong["tamim"], without["tamim"])
 
 
 def test_augmentation_without_reach_or_mirrors_changes_nothing() -> None:
