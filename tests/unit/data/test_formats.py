@@ -13,6 +13,7 @@ from sightline.data.captions import CaptionRecord, read_captions, write_captions
 from sightline.data.coco import read_coco_captions, read_coco_pool
 from sightline.data.dialogues import (
     DialogueRecord,
+    dialogue_text,
     query_text,
     read_dialogues,
     read_reddit,
@@ -226,3 +227,14 @@ def test_query_is_the_turns_in_order() -> None:
 def test_query_keeps_the_newest_words() -> None:
     turns = [f"word{number}" for number in range(100)]
     assert query_text(turns).split() == turns[-40:]
+
+
+def test_a_generator_reads_every_word_of_a_dialogue() -> None:
+    turns = [f"word{number}" for number in range(100)]
+    assert dialogue_text(turns).split() == turns
+
+
+@pytest.mark.parametrize("num_words", [0, 1, 39, 40])
+def test_a_short_dialogue_is_read_as_it_is_searched(num_words: int) -> None:
+    turns = [f" Word{number} \n" for number in range(num_words)]
+    assert dialogue_text(turns) == query_text(turns)
