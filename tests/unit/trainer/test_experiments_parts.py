@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+import sightline
 from sightline.errors import SettingInvalid, UsageError
-from trainer.config import FitConfig
+from trainer.composing.recipes import TOYTOWN_COMPOSED
+from trainer.config import FitConfig, SpeedSettings, to_json
 from trainer.experiments.answering import other_subjects
+from trainer.experiments.composers import ComposerModel
 from trainer.experiments.cost import PeakBytes
 from trainer.experiments.damage import damaged
-from trainer.experiments.plan import Cell, Claim, Model, Outcome
+from trainer.experiments.plan import Cell, Claim, Model, Outcome, digest_of
 from trainer.experiments.results import result_rows, verdicts
 from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
@@ -287,6 +290,27 @@ def test_a_digest_tells_seeds_settings_and_data_apart_but_not_folders() -> None:
     assert (
         len({model.digest, replace(model, data_digest="y").digest, replace(model, parent=model).digest} | digests) == 6
     )
+
+
+def test_a_digest_tells_speeds_apart_and_says_nothing_of_the_usual_one() -> None:
+    model = Model(config=QUICK, data_digest="x")
+    parts = {name: to_json(getattr(QUICK, name)) for name in ("data", "model", "stage1", "stage2")}
+    parts["data"].pop("root")
+    assert model.digest == digest_of([sightline.__version__, "x", parts, QUICK.seed, ""])
+    fast = replace(model, config=replace(QUICK, speed=SpeedSettings(precision="bfloat16")))
+    assert fast.digest != model.digest
+
+
+def test_a_composers_digest_tells_speeds_apart() -> None:
+    towers = Model(config=QUICK, data_digest="x")
+    composer = ComposerModel(config=TOYTOWN_COMPOSED, data_digest="y", parent=towers)
+    fast = replace(composer, config=replace(TOYTOWN_COMPOSED, speed=SpeedSettings(precision="bfloat16")))
+    assert fast.digest != composer.digest
+
+
+def test_models_that_would_start_from_a_release_are_refused() -> None:
+    with pytest.raises(UsageError, match="--init-from: got 'stable'"):
+        base_config(ZRIGF, Order(out=Path("out"), settings=("--init-from", "stable")))
 
 
 def test_notes_name_the_best_k_and_the_crossover() -> None:
