@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
 from sightline.errors import SettingInvalid, UsageError
 from sightline.metrics import grade_answer, grounded_accuracy, ranks_of_first_relevant, recall_at_each
@@ -31,6 +32,7 @@ from trainer.store import Floats, Rows, encode_pictures
 
 MAIN = "grounded_accuracy"
 _NUM_EXAMPLES = 6
+_PNG = b"\x89PNG"
 _KEPT_EXAMS = 3
 """Models that one process keeps open: cells of one model follow one another."""
 
@@ -181,13 +183,14 @@ def _examples(texts: Sequence[str], *, exam: Exam, rows_QK: Rows, is_seen_QK: Fl
             "answer": texts[row],
             "expected": exam.questions[row].answer,
             "is_right": grade_answer(texts[row], exam.questions[row]),
-            "pictures": [embedded(exam.corpus.pool[picture].path) for picture in rows_QK[row][is_seen_QK[row]]],
+            "pictures": [embedded(exam.corpus.pool[picture]) for picture in rows_QK[row][is_seen_QK[row]]],
         }
         for row in spread(range(len(texts)), limit=_NUM_EXAMPLES)
     ]
 
 
-def embedded(path: Path) -> str:
-    """The picture as a data URI, for pages that need no other file."""
-    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def embedded(image: PoolImage) -> str:
+    """The picture as a data URI, for pages that need no other file; of a tar its own part alone."""
+    data = image.read_bytes()
+    kind = "png" if data.startswith(_PNG) else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sightline
+from sightline.data.pools import PoolImage, Span
 from sightline.errors import SettingInvalid, UsageError
 from trainer.composing.recipes import TOYTOWN_COMPOSED
 from trainer.config import FitConfig, SpeedSettings, to_json
-from trainer.experiments.answering import other_subjects
+from trainer.experiments.answering import embedded, other_subjects
 from trainer.experiments.composers import ComposerModel
 from trainer.experiments.cost import PeakBytes
 from trainer.experiments.damage import damaged
@@ -275,6 +279,17 @@ def test_each_distinct_model_is_planned_once() -> None:
     assert by_name["ablation", "no-tamim"] == by_name["losses", "tamim 0"] == by_name["harder", "noise: no-tamim"]
     stages = {cell.model.parent.digest for cell in cells if cell.model.parent and cell.experiment == "ablation"}
     assert len(stages) == 3  # full, no-tim and no-tamim; the rest share that of full or have none
+
+
+def test_a_page_embeds_a_picture_of_a_tar_and_not_the_tar(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(image, format="PNG")
+    tar = tmp_path / "0.tar"
+    tar.write_bytes(b"x" * 512 + image.getvalue() + b"x" * 512)
+    uri = embedded(PoolImage(image_id="1", path=tar, span=Span(start=512, length=len(image.getvalue()))))
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(body) == image.getvalue()
 
 
 def test_a_digest_tells_seeds_settings_and_data_apart_but_not_folders() -> None:
