@@ -162,7 +162,8 @@ def _permutation(num_items: int, seed: int, salt: int, epoch: int) -> npt.NDArra
     return np.random.default_rng([seed, salt, epoch]).permutation(num_items)
 
 
-def _images(settings: DataSettings) -> Path | None:
+def pictures_folder(settings: DataSettings) -> Path | None:
+    """Where the pictures lie that COCO and Image-Chat files name; None where their own download has them."""
     return None if settings.images is None else settings.root / settings.images
 
 
@@ -176,7 +177,7 @@ def existing(settings: Rooted, name: Path) -> Path:
 
 
 def _read_captions(settings: DataSettings, *, name: Path) -> list[CaptionRecord]:
-    return read_any_captions(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_captions(existing(settings, name), images=pictures_folder(settings), skip_bad=settings.skip_bad)
 
 
 def _held_out_captions(
@@ -206,7 +207,7 @@ def _is_among(key: str, *, share: float) -> bool:
 
 
 def _pool(settings: DataSettings, *, name: Path) -> list[PoolImage]:
-    return read_any_pool(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_pool(existing(settings, name), images=pictures_folder(settings), skip_bad=settings.skip_bad)
 
 
 def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> list[DialogueRecord]:
