@@ -257,7 +257,7 @@ def topical_dialogues(path: Path, *, image_ids: Sequence[str]) -> list[DialogueR
 def test_the_command_gives_the_same_scores_twice(
     released_squares: list[str], corpus_folder: Path, tmp_path: Path
 ) -> None:
-    outs = [tmp_path / "first.json", tmp_path / "second.json"]
+    outs = [tmp_path / "first.json", tmp_path / "folder" / "of its own" / "second.json"]
     for out in outs:
         assert main([*released_squares, "--pool", str(corpus_folder), "--json", str(out)]) == 0
     assert outs[0].read_text(encoding="utf-8") == outs[1].read_text(encoding="utf-8")
