@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +16,14 @@ import numpy.typing as npt
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
 from sightline.data.formats import files_of, read_any_captions, read_any_dialogues, read_any_pool
+from sightline.data.lines import collect
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord, read_questions
 from sightline.data.toytown import write_toytown
-from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
+from sightline.errors import SettingInvalid, UsageError
 from trainer.config import DataSettings, FitConfig, training_settings
 
-RecordT = TypeVar("RecordT")
+NamedT = TypeVar("NamedT", DialogueRecord, QuestionRecord)
 
 
 class Rooted(Protocol):
@@ -214,13 +215,14 @@ def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> 
     if settings.dialogues_annotated is None:
         return []
     path, known = existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
-    dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
-    for record in dialogues:
+
+    def checked(record: DialogueRecord) -> DialogueRecord:
         if record.image_id not in known:
-            raise DataLineInvalid(
-                f"{path}: dialogue {record.id} names the picture {record.image_id!r}, unknown to captions"
-            )
-    return dialogues
+            raise ValueError(f"image_id: no caption has the picture {record.image_id!r}")
+        return record
+
+    dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
+    return _checked(dialogues, path=path, kind="dialogue", check=checked, skip_bad=settings.skip_bad)
 
 
 def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
@@ -228,13 +230,25 @@ def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRec
 
 
 def _questions_about(pool: Sequence[PoolImage], *, settings: DataSettings) -> list[QuestionRecord]:
+    if settings.questions is None:
+        return []
     questions, known = _questions(settings, name=settings.questions), {image.image_id for image in pool}
-    for question in questions:
+
+    def checked(question: QuestionRecord) -> QuestionRecord:
         if unknown := set(question.relevant_image_ids) - known:
-            raise DataLineInvalid(
-                f"{settings.questions}: question {question.id}: relevant_image_ids: {min(unknown)!r} is not in the pool"
-            )
-    return questions
+            raise ValueError(f"relevant_image_ids: {min(unknown)!r} is not in the pool")
+        return question
+
+    path = settings.root / settings.questions
+    return _checked(questions, path=path, kind="question", check=checked, skip_bad=settings.skip_bad)
+
+
+def _checked(
+    records: Sequence[NamedT], *, path: Path, kind: str, check: Callable[[NamedT], NamedT], skip_bad: bool
+) -> list[NamedT]:
+    """The records that `check` raises no ValueError for; others are named by place among the whole ones, and by id."""
+    placed = ((f"{path}: {kind} {number} (id {record.id})", record) for number, record in enumerate(records, start=1))
+    return collect(placed, parse=check, skip_bad=skip_bad, report=None)
 
 
 def _strangers(settings: DataSettings) -> list[DialogueRecord]:

@@ -207,6 +207,31 @@ def test_file_that_is_not_coco_is_refused(tmp_path: Path) -> None:
         read_coco_captions(path, images=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [({"id": 8}, "file_name: got None"), ({"file_name": "a.png"}, "id: got None"), (8, "id: got None")],
+)
+def test_a_bad_image_of_a_coco_file_is_named_by_place_or_skipped(
+    tmp_path: Path, picture: Path, image: Any, said: str
+) -> None:
+    path, report = tmp_path / "captions.json", SkipReport()
+    annotations = [{"image_id": 7, "caption": "a cat"}]
+    images = [{"id": 7, "file_name": "größe.png"}, image]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    with pytest.raises(DataLineInvalid, match=rf"captions\.json: image 2: {said}"):
+        read_coco_captions(path, images=picture.parent)
+    records = read_coco_captions(path, images=picture.parent, skip_bad=True, report=report)
+    assert [record.image_id for record in records] == ["7"]
+    assert (report.num_read, len(report.skipped)) == (1, 1)
+
+
+def test_the_line_of_a_coco_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_bytes(b'{"images": [],\n\n"annotations": ["\xff"]}')
+    with pytest.raises(DataLineInvalid, match=r"captions\.json:3: not UTF-8"):
+        read_coco_captions(path, images=tmp_path)
+
+
 @pytest.mark.data
 def test_real_coco_annotations_are_read(shared_data: Path) -> None:
     folder = shared_data / "coco_mini"

@@ -126,10 +126,26 @@ def test_a_question_about_a_picture_outside_the_pool_is_named(tiny_fit: FitConfi
         relevant_image_ids=("x",),
     )
     write_questions(corpus_folder / "questions.jsonl", [question])
-    with pytest.raises(
-        DataLineInvalid, match=r"questions\.jsonl: question 7: relevant_image_ids: 'x' is not in the pool"
-    ):
-        load_corpus(replace(tiny_fit.data, questions=Path("questions.jsonl")))
+    settings = replace(tiny_fit.data, questions=Path("questions.jsonl"))
+    said = r"own/questions\.jsonl: question 1 \(id 7\): relevant_image_ids: 'x' is not in the pool"
+    with pytest.raises(DataLineInvalid, match=said):
+        load_corpus(settings)
+    assert load_corpus(replace(settings, skip_bad=True)).questions == []
+
+
+def test_an_annotated_dialogue_without_a_known_picture_is_named_or_skipped(
+    tiny_fit: FitConfig, corpus_folder: Path
+) -> None:
+    known = load_corpus(tiny_fit.data).captions_train[0].image_id
+    dialogues = [
+        DialogueRecord(id=f"d{n}", context=("which",), response="red", image_id=image_id)
+        for n, image_id in enumerate([known, None, "x"])
+    ]
+    write_dialogues(corpus_folder / "annotated.jsonl", dialogues)
+    settings = replace(tiny_fit.data, dialogues_annotated=Path("annotated.jsonl"))
+    with pytest.raises(DataLineInvalid, match=r"own/annotated\.jsonl: dialogue 2 \(id d1\): image_id: .* None"):
+        load_corpus(settings)
+    assert load_corpus(replace(settings, skip_bad=True)).dialogues_annotated == dialogues[:1]
 
 
 def test_a_missing_file_is_named(tiny_fit: FitConfig) -> None:
