@@ -16,6 +16,7 @@ from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
 from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
+from trainer.journal import skipped_pictures
 from trainer.loop import train
 from trainer.progress import stage_steps, watching
 from trainer.publish import champion_of, publish, publish_past_gate, publish_retrieval
@@ -67,6 +68,9 @@ def fit(config: FitConfig, *, console: Console) -> Outcome:
     console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
     with watching(run_folder(config), steps=stage_steps(config), console=console):
         checkpoint = trained_checkpoint(config, loop=train)
+    num_skipped, num_pictures = skipped_pictures(run_folder(config))
+    if num_skipped:
+        console.print(f"skipped {num_skipped} of {num_pictures} training pictures, which cannot be decoded")
     built = build(config, texts=corpus.texts())
     read_weights(checkpoint, model=built.model)
     built = _calibrated(built, config=config, corpus=corpus)
