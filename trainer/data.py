@@ -109,12 +109,13 @@ def load_corpus(settings: DataSettings) -> Corpus:
 def training_record(config: FitConfig, *, corpus: Corpus) -> dict[str, Any]:
     """All that decides a run's weights, by name: its settings, and the digest of every file it reads.
 
-    Workers draw augmentations and pictures of their own, so their number is part of it.
+    Workers draw augmentations and pictures of their own, so their number is part
+    of it. Pretrained parts that lie here count by their bytes, those of a hub by
+    their names.
     """
     workers = {"run.num_workers": max(1, config.run.num_workers)}
-    return (
-        training_settings(config) | workers | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
-    )
+    digests = {**corpus.file_digests, **_part_digests(config)}
+    return training_settings(config) | workers | {f"file {name}": digest for name, digest in digests.items()}
 
 
 def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:
@@ -296,6 +297,28 @@ def _listing(images: Sequence[PoolImage]) -> str:
 
 def _below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _part_digests(config: FitConfig) -> dict[str, str]:
+    """A digest of each pretrained part that is a file or a folder here; a run from a release reads neither."""
+    if config.init_from:
+        return {}
+    named = {"model.decoder": config.model.decoder, "model.tower": config.model.tower}
+    return {name: _tree_digest(path) for name, value in named.items() if (path := _local_part(value))}
+
+
+def _local_part(name: str) -> Path | None:
+    """What the name of a part says lies here: `FOLDER`, `local-dir:FOLDER` or `ARCHITECTURE:FILE`."""
+    texts = (name, name.removeprefix("local-dir:"), name.partition(":")[2])
+    return next((Path(text) for text in texts if text and Path(text).exists()), None)
+
+
+def _tree_digest(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n".encode())
+    return total.hexdigest()
 
 
 def _sha256(path: Path) -> str:

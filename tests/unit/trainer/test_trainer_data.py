@@ -14,8 +14,8 @@ from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord, write_questions
 from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from sightline.models.transforms import Preprocess
-from trainer.config import FitConfig
-from trainer.data import EpochOrder, load_corpus, paired_part, unique_pictures
+from trainer.config import FitConfig, training_settings
+from trainer.data import EpochOrder, load_corpus, paired_part, training_record, unique_pictures
 from trainer.pictures import load_pictures
 
 
@@ -185,3 +185,29 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\nno more")
     with pytest.raises(DataLineInvalid, match=r"broken\.png \(image_id b\)"):
         load_pictures([PoolImage(image_id="b", path=path)], preprocess=Preprocess(image_size=16), cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("decoder", "{}"), ("tower", "{}"), ("tower", "local-dir:{}"), ("tower", "ViT-B-32:{}/weights.safetensors")],
+)
+def test_a_run_knows_a_local_part_by_its_bytes(tiny_fit: FitConfig, tmp_path: Path, setting: str, name: str) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "weights.safetensors").write_bytes(b"one")
+    config = replace(tiny_fit, model=replace(tiny_fit.model, **{setting: name.format(part)}))
+    corpus = load_corpus(config.data)
+    first = training_record(config, corpus=corpus)
+    assert training_record(config, corpus=corpus) == first
+    (part / "weights.safetensors").write_bytes(b"two")
+    second = training_record(config, corpus=corpus)
+    assert {key for key in first if first[key] != second[key]} == {f"file model.{setting}"}
+    assert not training_record(replace(config, init_from="stable"), corpus=corpus).keys() & {f"file model.{setting}"}
+
+
+@pytest.mark.parametrize("decoder", ["", "facebook/bart-base"])
+def test_a_run_without_local_parts_is_known_by_settings_and_data(tiny_fit: FitConfig, decoder: str) -> None:
+    config = replace(tiny_fit, model=replace(tiny_fit.model, decoder=decoder, tower="ViT-B-32:laion2b_s34b_b79k"))
+    corpus = load_corpus(config.data)
+    files = {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    assert training_record(config, corpus=corpus) == training_settings(config) | {"run.num_workers": 1} | files
