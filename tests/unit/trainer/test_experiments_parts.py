@@ -28,7 +28,7 @@ from trainer.experiments.results import result_rows, verdicts
 from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
 from trainer.experiments.significance import MAX_EXACT, holm, sign_flip_p
-from trainer.experiments.zrigf import ABLATIONS, ZRIGF, zrigf_notes
+from trainer.experiments.zrigf import ABLATIONS, PRESERVATION, ZRIGF, zrigf_notes
 from trainer.recipes import recipe
 
 QUICK = recipe("toytown-quick")
@@ -246,10 +246,22 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
     assert len({(cell.experiment, cell.name) for cell in cells}) == len(cells)
 
 
+def _faithful_cells() -> list[Cell]:
+    return list(ZRIGF.cells(replace(ANNOTATED, model=replace(QUICK.model, variant="faithful")), "data"))
+
+
 def test_a_faithful_model_is_asked_everything_but_what_its_parts_cost() -> None:
-    faithful = replace(ANNOTATED, model=replace(QUICK.model, variant="faithful"))
-    names = [(cell.experiment, cell.name) for cell in ZRIGF.cells(faithful, "data")]
+    names = [(cell.experiment, cell.name) for cell in _faithful_cells() if cell.name not in PRESERVATION]
     assert names == [(cell.experiment, cell.name) for cell in _plan() if cell.experiment != "cost"]
+
+
+def test_the_preservation_loss_is_weighed_in_faithful_models_alone_on_one_stage_one() -> None:
+    models = {cell.name: cell.model for cell in _faithful_cells() if cell.experiment == "losses"}
+    weights = [models[name].settings["stage2"]["preservation_weight"] for name in PRESERVATION]
+    assert weights == [0.0, 0.1, 1.0]
+    assert len({models[name].parent.digest for name in PRESERVATION}) == 1  # type: ignore[union-attr]
+    assert models["preservation 0.1"].digest == models["tamim 10"].digest  # the full model
+    assert not {cell.name for cell in _plan()} & PRESERVATION.keys()
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
