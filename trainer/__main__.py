@@ -141,6 +141,8 @@ def _compose(known: argparse.Namespace, settings: list[str], console: Console) -
 
 def _evaluate(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     config = apply_overrides(recipe(known.recipe), arguments=settings)
+    if known.json:
+        known.json.parent.mkdir(parents=True, exist_ok=True)
     if known.dialogues and known.pool:
         scores = _evaluate_files(known, config=config, console=console)
     elif any((known.dialogues, known.pool, known.word_vectors, known.pictures, known.out)):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.data.dialogues import DialogueRecord, dialogue_text
 from sightline.models.decoding import CachedSteps, limits_for
 from trainer.architecture import Built, device_of
 from trainer.store import EncodedPictures, Floats, Rows
@@ -110,7 +110,7 @@ def reply_inputs(
     decoder = built.model.config.decoder
     assert decoder is not None, "only a model with a generator answers"
     ids, mask = built.dialogue_tokenizer.context_ids(
-        [query_text(context) for context in contexts], max_length=decoder.context_length
+        [dialogue_text(context) for context in contexts], max_length=decoder.context_length
     )
     mask_BK = is_shown(contexts, cosines_BK=cosines_BK, min_score=min_score)
     if not rows_BK.shape[1]:
@@ -132,7 +132,7 @@ def is_shown(contexts: Sequence[tuple[str, ...]], *, cosines_BK: Floats, min_sco
 
     A dialogue that nobody opened asks for no picture, in training and here.
     """
-    is_opened_B = np.array([bool(query_text(context)) for context in contexts], dtype=bool)
+    is_opened_B = np.array([bool(dialogue_text(context)) for context in contexts], dtype=bool)
     looks_B = is_opened_B & (cosines_BK.max(axis=1, initial=-np.inf) >= min_score)
     return np.broadcast_to(looks_B[:, None], cosines_BK.shape).copy()
 

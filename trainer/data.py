@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +16,14 @@ import numpy.typing as npt
 from sightline.data.captions import CaptionRecord
 from sightline.data.dialogues import DialogueRecord
 from sightline.data.formats import files_of, read_any_captions, read_any_dialogues, read_any_pool
+from sightline.data.lines import collect
 from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord, read_questions
 from sightline.data.toytown import write_toytown
-from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
+from sightline.errors import SettingInvalid, UsageError
 from trainer.config import DataSettings, FitConfig, training_settings
 
-RecordT = TypeVar("RecordT")
+NamedT = TypeVar("NamedT", DialogueRecord, QuestionRecord)
 
 
 class Rooted(Protocol):
@@ -108,12 +109,13 @@ def load_corpus(settings: DataSettings) -> Corpus:
 def training_record(config: FitConfig, *, corpus: Corpus) -> dict[str, Any]:
     """All that decides a run's weights, by name: its settings, and the digest of every file it reads.
 
-    Workers draw augmentations and pictures of their own, so their number is part of it.
+    Workers draw augmentations and pictures of their own, so their number is part
+    of it. Pretrained parts that lie here count by their bytes, those of a hub by
+    their names.
     """
     workers = {"run.num_workers": max(1, config.run.num_workers)}
-    return (
-        training_settings(config) | workers | {f"file {name}": digest for name, digest in corpus.file_digests.items()}
-    )
+    digests = {**corpus.file_digests, **_part_digests(config)}
+    return training_settings(config) | workers | {f"file {name}": digest for name, digest in digests.items()}
 
 
 def unique_pictures(captions: Sequence[CaptionRecord]) -> list[PoolImage]:
@@ -162,7 +164,8 @@ def _permutation(num_items: int, seed: int, salt: int, epoch: int) -> npt.NDArra
     return np.random.default_rng([seed, salt, epoch]).permutation(num_items)
 
 
-def _images(settings: DataSettings) -> Path | None:
+def pictures_folder(settings: DataSettings) -> Path | None:
+    """Where the pictures lie that COCO and Image-Chat files name; None where their own download has them."""
     return None if settings.images is None else settings.root / settings.images
 
 
@@ -176,7 +179,7 @@ def existing(settings: Rooted, name: Path) -> Path:
 
 
 def _read_captions(settings: DataSettings, *, name: Path) -> list[CaptionRecord]:
-    return read_any_captions(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_captions(existing(settings, name), images=pictures_folder(settings), skip_bad=settings.skip_bad)
 
 
 def _held_out_captions(
@@ -206,20 +209,21 @@ def _is_among(key: str, *, share: float) -> bool:
 
 
 def _pool(settings: DataSettings, *, name: Path) -> list[PoolImage]:
-    return read_any_pool(existing(settings, name), images=_images(settings), skip_bad=settings.skip_bad)
+    return read_any_pool(existing(settings, name), images=pictures_folder(settings), skip_bad=settings.skip_bad)
 
 
 def _annotated(settings: DataSettings, *, captions: Sequence[CaptionRecord]) -> list[DialogueRecord]:
     if settings.dialogues_annotated is None:
         return []
     path, known = existing(settings, settings.dialogues_annotated), {record.image_id for record in captions}
-    dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
-    for record in dialogues:
+
+    def checked(record: DialogueRecord) -> DialogueRecord:
         if record.image_id not in known:
-            raise DataLineInvalid(
-                f"{path}: dialogue {record.id} names the picture {record.image_id!r}, unknown to captions"
-            )
-    return dialogues
+            raise ValueError(f"image_id: no caption has the picture {record.image_id!r}")
+        return record
+
+    dialogues = read_any_dialogues(path, skip_bad=settings.skip_bad)
+    return _checked(dialogues, path=path, kind="dialogue", check=checked, skip_bad=settings.skip_bad)
 
 
 def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRecord]:
@@ -227,13 +231,25 @@ def _questions(settings: DataSettings, *, name: Path | None) -> list[QuestionRec
 
 
 def _questions_about(pool: Sequence[PoolImage], *, settings: DataSettings) -> list[QuestionRecord]:
+    if settings.questions is None:
+        return []
     questions, known = _questions(settings, name=settings.questions), {image.image_id for image in pool}
-    for question in questions:
+
+    def checked(question: QuestionRecord) -> QuestionRecord:
         if unknown := set(question.relevant_image_ids) - known:
-            raise DataLineInvalid(
-                f"{settings.questions}: question {question.id}: relevant_image_ids: {min(unknown)!r} is not in the pool"
-            )
-    return questions
+            raise ValueError(f"relevant_image_ids: {min(unknown)!r} is not in the pool")
+        return question
+
+    path = settings.root / settings.questions
+    return _checked(questions, path=path, kind="question", check=checked, skip_bad=settings.skip_bad)
+
+
+def _checked(
+    records: Sequence[NamedT], *, path: Path, kind: str, check: Callable[[NamedT], NamedT], skip_bad: bool
+) -> list[NamedT]:
+    """The records that `check` raises no ValueError for; others are named by place among the whole ones, and by id."""
+    placed = ((f"{path}: {kind} {number} (id {record.id})", record) for number, record in enumerate(records, start=1))
+    return collect(placed, parse=check, skip_bad=skip_bad, report=None)
 
 
 def _strangers(settings: DataSettings) -> list[DialogueRecord]:
@@ -281,6 +297,28 @@ def _listing(images: Sequence[PoolImage]) -> str:
 
 def _below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _part_digests(config: FitConfig) -> dict[str, str]:
+    """A digest of each pretrained part that is a file or a folder here; a run from a release reads neither."""
+    if config.init_from:
+        return {}
+    named = {"model.decoder": config.model.decoder, "model.tower": config.model.tower}
+    return {name: _tree_digest(path) for name, value in named.items() if (path := _local_part(value))}
+
+
+def _local_part(name: str) -> Path | None:
+    """What the name of a part says lies here: `FOLDER`, `local-dir:FOLDER` or `ARCHITECTURE:FILE`."""
+    texts = (name, name.removeprefix("local-dir:"), name.partition(":")[2])
+    return next((Path(text) for text in texts if text and Path(text).exists()), None)
+
+
+def _tree_digest(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n".encode())
+    return total.hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,13 @@ from sightline.data.lines import write_lines
 from sightline.data.pools import PoolImage
 from sightline.errors import UsageError
 from sightline.metrics import WORDS_RULE, read_word_vectors
-from sightline.models.model import ZrigfModel
 from sightline.registry import Registry
 from trainer.architecture import released
-from trainer.config import FitConfig
-from trainer.dialogue_scores import DialogueExam, Measured, Track, evaluate_dialogues
-from trainer.pictures import read_pixels
+from trainer.config import DataSettings, FitConfig
+from trainer.data import pictures_folder
+from trainer.dialogue_scores import DialogueExam, Measured, evaluate_dialogues
 from trainer.runs import release_cache, resolve
-from trainer.store import EncodedPictures, PictureStore
+from trainer.store import encode_pool
 
 SCORES_FILE, PREDICTIONS_FILE = "scores.json", "predictions.jsonl"
 
@@ -59,13 +56,13 @@ def evaluate_on_dialogues(
 ) -> DialogueReport:
     """The report of a release, or of a channel's, on dialogues of a file; `look` is one of `dialogue_scores.LOOKS`.
 
-    Registry, seed and the settings under `evaluation` are those of `config`,
-    save that no dialogue is left out. Raises DataLineInvalid for a bad line of
+    Registry, seed, `data.images`, `data.skip_bad` and the settings under
+    `evaluation` are those of `config`, save that no dialogue is left out. Raises DataLineInvalid for a bad line of
     a file, UsageError if one is absent or empty.
     """
     registry = Registry(config.registry)
     release_id = resolve(release, registry=registry)
-    dialogues, images = _read(files)
+    dialogues, images = _read(files, data=config.data)
     _check_vectors(files.word_vectors, console=console)
     built = released(release_id, registry=registry, cache=release_cache(config))
     built.model.eval().to(config.run.device)
@@ -75,7 +72,12 @@ def evaluate_on_dialogues(
             built=built,
             dialogues=dialogues,
             images=images,
-            pictures=_encode(built.model, images, cache=config.run.root / "cache", track=progress.track),
+            pictures=encode_pool(
+                built.model,
+                progress.track(images, description="pictures"),
+                cache=config.run.root / "cache",
+                skip_bad=config.data.skip_bad,
+            ),
             settings=config.evaluation,
             seed=config.seed,
             track=progress.track,
@@ -100,8 +102,9 @@ def write_report(folder: Path, report: DialogueReport) -> None:
     (folder / SCORES_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _read(files: DialogueFiles) -> tuple[list[DialogueRecord], list[PoolImage]]:
-    dialogues, images = read_any_dialogues(files.dialogues), read_any_pool(files.pool)
+def _read(files: DialogueFiles, *, data: DataSettings) -> tuple[list[DialogueRecord], list[PoolImage]]:
+    dialogues = read_any_dialogues(files.dialogues, skip_bad=data.skip_bad)
+    images = read_any_pool(files.pool, images=pictures_folder(data), skip_bad=data.skip_bad)
     if not dialogues:
         raise UsageError(f"{files.dialogues}: no dialogue; an evaluation needs at least one")
     if not images:
@@ -114,11 +117,6 @@ def _check_vectors(path: Path | None, *, console: Console) -> None:
     if path is not None:
         with console.status(f"checking {path}"):
             read_word_vectors(path, words=())
-
-
-def _encode(model: ZrigfModel, images: Sequence[PoolImage], *, cache: Path, track: Track) -> EncodedPictures:
-    pixels_of = partial(read_pixels, preprocess=model.tower.preprocess)
-    return PictureStore(cache, model=model).encoded(track(images, description="pictures"), pixels_of=pixels_of)
 
 
 def _progress(console: Console) -> Progress:

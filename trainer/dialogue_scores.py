@@ -34,7 +34,7 @@ from trainer.config import EvaluationSettings
 from trainer.evaluate import RECALLS, Scores
 from trainer.retrieval import encode_texts
 from trainer.shown import UNKNOWN, Shown
-from trainer.store import EncodedPictures, Floats, Rows
+from trainer.store import LEFT_OUT, EncodedPictures, Floats, Rows
 
 RETRIEVED, SERVED, RANDOM, NONE, TRUE = "retrieved", "served", "random", "none", "true"
 LOOKS = (RETRIEVED, SERVED, RANDOM, NONE)
@@ -235,7 +235,7 @@ def _counts(exam: DialogueExam, replies: Sequence[str], *, known_Q: Rows, vector
         "response_words": float(np.mean([len(text) for text in wanted])),
         "num_dialogues": float(len(exam.dialogues)),
         "num_dialogues_with_picture": float((known_Q != UNKNOWN).sum()),
-        "num_pool_pictures": float(len(exam.images)),
+        "num_pool_pictures": float((exam.pictures.row_of_image != LEFT_OUT).sum()),
     }
     if vectors is None:
         return counts

@@ -22,7 +22,7 @@ from sightline.metrics import (
     recall_at_each,
     unigram_perplexity,
 )
-from trainer.answers import ALWAYS, MAX_RESPONSE_TOKENS, NEVER, answer_all, response_losses
+from trainer.answers import ALWAYS, MAX_RESPONSE_TOKENS, NEVER, Flags, answer_all, is_shown, response_losses
 from trainer.architecture import Built
 from trainer.config import EvaluationSettings
 from trainer.data import Corpus, unique_pictures
@@ -149,18 +149,25 @@ class Examiner:
 
     def answers(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, min_score: float = ALWAYS) -> list[str]:
         """The reply to each question, looking at its row's pictures if the best scores enough; K of 0 shows none."""
-        queries_QD = self.queries(questions)
-        cosines_QK = np.einsum("qd,qkd->qk", queries_QD, self.pool.vectors_ND[rows_QK]).astype(np.float32)
         return answer_all(
             self.built,
             contexts=[question.context for question in questions],
             pictures=self.pool,
             rows_BK=rows_QK,
-            cosines_BK=cosines_QK,
+            cosines_BK=self._cosines(questions, rows_QK=rows_QK),
             max_new_tokens=self.settings.max_new_tokens,
             batch_size=self.settings.batch_size,
             min_score=min_score,
         )
+
+    def looked_at(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, min_score: float = ALWAYS) -> Flags:
+        """[Q, K] True for the pictures that `answers` really looks at."""
+        contexts = [question.context for question in questions]
+        return is_shown(contexts, cosines_BK=self._cosines(questions, rows_QK=rows_QK), min_score=min_score)
+
+    def _cosines(self, questions: Sequence[QuestionRecord], *, rows_QK: Rows) -> Floats:
+        queries_QD = self.queries(questions)
+        return np.einsum("qd,qkd->qk", queries_QD, self.pool.vectors_ND[rows_QK]).astype(np.float32)  # type: ignore[no-any-return]
 
     def _accuracies(
         self, questions: Sequence[QuestionRecord], *, rows_QK: Rows, prefix: str, min_score: float = ALWAYS

@@ -8,6 +8,7 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
+from sightline.errors import SettingInvalid
 from sightline.models.config import FAITHFUL
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.architecture import Built, build, released
@@ -16,6 +17,7 @@ from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
 from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
+from trainer.journal import skipped_pictures
 from trainer.loop import train
 from trainer.progress import stage_steps, watching
 from trainer.publish import champion_of, publish, publish_past_gate, publish_retrieval
@@ -58,15 +60,20 @@ class Outcome:
 def fit(config: FitConfig, *, console: Console) -> Outcome:
     """Run `config` to its published release. An unfinished run of the same name is resumed.
 
-    Raises GateRefused, after which nothing is published, and ChannelConflict if
-    another publisher moved the channel first.
+    Raises GateRefused, after which nothing is published, ChannelConflict if
+    another publisher moved the channel first, and SettingInvalid if stage 1 would
+    hold pictures against a text encoder that is random and stays so.
     """
+    _check_text_encoder(config)
     registry = Registry(config.registry)
     config = settled(config, registry=registry)
     corpus = load_corpus(config.data)
     console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
     with watching(run_folder(config), steps=stage_steps(config), console=console):
         checkpoint = trained_checkpoint(config, loop=train)
+    num_skipped, num_pictures = skipped_pictures(run_folder(config))
+    if num_skipped:
+        console.print(f"skipped {num_skipped} of {num_pictures} training pictures, which cannot be decoded")
     built = build(config, texts=corpus.texts())
     read_weights(checkpoint, model=built.model)
     built = _calibrated(built, config=config, corpus=corpus)
@@ -89,6 +96,15 @@ def score_table(scores: Scores) -> Table:
         if name in scores:
             table.add_row(name, f"{scores[name]:.3f}")
     return table
+
+
+def _check_text_encoder(config: FitConfig) -> None:
+    is_fresh = config.model.variant == FAITHFUL and not (config.model.decoder or config.init_from)
+    if is_fresh and config.stage1.steps and not config.stage1.train_text_encoder:
+        raise SettingInvalid(
+            "model.decoder: got '', but stage 1 freezes a faithful model's text encoder, which would be random; name a "
+            f"trained BART, or make one: python -m trainer pretrain {config.recipe} --model.decoder FOLDER"
+        )
 
 
 def _calibrated(built: Built, *, config: FitConfig, corpus: Corpus) -> Built:

@@ -47,6 +47,15 @@ def losses(folder: Path) -> list[tuple[str, int, float]]:
     return [(row["stage"], row["step"], row["loss"]) for row in read_journal(folder) if row["event"] == "step"]
 
 
+def skipped_pictures(folder: Path) -> tuple[int, int]:
+    """(pictures that could not be decoded, pictures there were) of the newest stage that left some out; zeros if none.
+
+    Stage 2 looks at all the pictures of stage 1.
+    """
+    told = [row for row in read_journal(folder) if row["event"] == "skipped"]
+    return (told[-1]["num_skipped"], told[-1]["num_pictures"]) if told else (0, 0)
+
+
 def _parse(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):  # The last line may still be in the writing.

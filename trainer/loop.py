@@ -24,7 +24,7 @@ from trainer.stages.contrastive import ContrastiveBatches, ContrastiveObjective
 from trainer.stages.generative import GenerativeBatches, GenerativeObjective, annotated_part
 from trainer.stages.sources import PictureSource, ShuffledPictures, StreamedPictures
 from trainer.step import Pace, Stage, StageRun, StepSettings, check_batch, run_stage
-from trainer.store import EncodedPictures, encode_pool
+from trainer.store import LEFT_OUT, EncodedPictures, encode_pool
 
 
 def train(config: FitConfig, *, reporter: Reporter) -> None:
@@ -112,7 +112,9 @@ class _Worker:
         captions = paired_part(self._corpus.captions_train, share=self._config.stage1.pair_share)
         if not self._config.data.skip_bad or _is_streamed(captions):
             return captions
-        good = {image.image_id for image in readable(unique_pictures(captions), preprocess=self._preprocess)}
+        images = unique_pictures(captions)
+        good = {image.image_id for image in readable(images, preprocess=self._preprocess)}
+        self._note_skipped(STAGES[0], num_skipped=len(images) - len(good), num_pictures=len(images))
         if not good:
             raise UsageError(f"data: none of the pictures of {len(captions)} captions can be decoded")
         return [record for record in captions if record.image_id in good]
@@ -135,7 +137,15 @@ class _Worker:
         """What training dialogues retrieve from, and how the tower of now sees it."""
         images = [*unique_pictures(self._corpus.captions_train), *self._corpus.pool_train]
         skip_bad = self._config.data.skip_bad
-        return images, encode_pool(self._built.model, images, cache=self._cache, skip_bad=skip_bad)
+        pictures = encode_pool(self._built.model, images, cache=self._cache, skip_bad=skip_bad)
+        num_skipped = int((pictures.row_of_image == LEFT_OUT).sum())
+        self._note_skipped(STAGES[1], num_skipped=num_skipped, num_pictures=len(images))
+        return images, pictures
+
+    def _note_skipped(self, stage: str, *, num_skipped: int, num_pictures: int) -> None:
+        """In the journal, which the driver reads: a worker's log may lie on another machine."""
+        if self._journal and num_skipped:
+            self._journal.write("skipped", stage=stage, num_skipped=num_skipped, num_pictures=num_pictures)
 
     def _stage_run(self, stage: Stage, *, settings: StepSettings) -> StageRun:
         run = self._config.run

@@ -11,7 +11,7 @@ from rich.console import Console
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import dialogue_text
 from sightline.errors import SettingInvalid
 from sightline.models.generator import bart_config
 from sightline.models.tokenizer import BOS, BOS_ID, EOS, PAD, PAD_ID, DialogueTokenizer, train_tokenizer
@@ -65,7 +65,7 @@ def documents(corpus: Corpus) -> list[str]:
     A question and its answer are never one text: the decoder would learn a
     subject's facts by its name, which stage 2 takes pains that nobody does.
     """
-    contexts = [query_text(record.context) for record in corpus.dialogues_train if record.context]
+    contexts = [dialogue_text(record.context) for record in corpus.dialogues_train if record.context]
     responses = [record.response for record in corpus.dialogues_train]
     return [record.caption for record in corpus.captions_train] + contexts + responses
 

@@ -216,7 +216,7 @@ class _Fill:
             self._pixels.add(digest, row=first_row + place)
 
 
-def encode_pool(model: ZrigfModel, images: Sequence[PoolImage], *, cache: Path, skip_bad: bool) -> EncodedPictures:
+def encode_pool(model: ZrigfModel, images: Iterable[PoolImage], *, cache: Path, skip_bad: bool) -> EncodedPictures:
     """The pictures as the model's tower sees them, kept in its store below `cache`.
 
     Raises DataLineInvalid naming the first that cannot be decoded, unless

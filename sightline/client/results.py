@@ -298,7 +298,7 @@ class Usage:
     generated_tokens: int
     """Tokens that were decoded."""
     dropped_turns: int
-    """Oldest turns that did not fit."""
+    """Oldest turns that were not read at all."""
     num_images: int
     """Pictures that were looked at."""
 

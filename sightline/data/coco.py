@@ -18,11 +18,13 @@ def read_coco_captions(
     """Every caption whose picture is named in the file, in file order; pictures lie in the folder `images`.
 
     Ids are COCO's numbers as text. Raises DataLineInvalid naming the file, the
-    position of the annotation from 1 and the missing picture; with `skip_bad`
-    such annotations are counted in `report`, else logged.
+    position of the annotation or of the image from 1, the field and the missing
+    picture; with `skip_bad` such entries are counted in `report`, else logged.
     """
     listing = _sections(path)
-    names = _file_names(listing["images"], path=path)
+    # Images are no records: what is bad among them is told, what is good is not counted.
+    told = None if report is None else SkipReport(skipped=report.skipped)
+    names = dict(collect(_placed(listing, "image", path=path), parse=_file_name, skip_bad=skip_bad, report=told))
 
     def parse(item: Any) -> CaptionRecord:
         image_id = _coco_id(item, "image_id")
@@ -31,8 +33,7 @@ def read_coco_captions(
         picture = _existing(images / names[image_id])
         return CaptionRecord(image_id=image_id, path=picture, caption=text_field(item, "caption").strip())
 
-    annotations = ((f"{path}: annotation {n}", item) for n, item in enumerate(listing["annotations"], start=1))
-    return collect(annotations, parse=parse, skip_bad=skip_bad, report=report)
+    return collect(_placed(listing, "annotation", path=path), parse=parse, skip_bad=skip_bad, report=report)
 
 
 def read_coco_pool(
@@ -53,8 +54,7 @@ def read_coco_pool(
         seen.add(image_id)
         return image
 
-    named = ((f"{path}: image {n}", item) for n, item in enumerate(_sections(path)["images"], start=1))
-    return collect(named, parse=parse, skip_bad=skip_bad, report=report)
+    return collect(_placed(_sections(path), "image", path=path), parse=parse, skip_bad=skip_bad, report=report)
 
 
 def _sections(path: Path) -> Mapping[str, list[Any]]:
@@ -65,11 +65,13 @@ def _sections(path: Path) -> Mapping[str, list[Any]]:
     return dict(listing)
 
 
-def _file_names(items: list[Any], *, path: Path) -> dict[str, str]:
-    try:
-        return {_coco_id(item, "id"): text_field(item, "file_name") for item in items}
-    except ValueError as error:
-        raise DataLineInvalid(f"{path}: images: {error}") from error
+def _placed(listing: Mapping[str, list[Any]], kind: str, *, path: Path) -> list[tuple[str, Any]]:
+    """(where, entry) of each entry of a section, which is called by what it lists."""
+    return [(f"{path}: {kind} {number}", entry) for number, entry in enumerate(listing[f"{kind}s"], start=1)]
+
+
+def _file_name(entry: Any) -> tuple[str, str]:
+    return _coco_id(entry, "id"), text_field(entry, "file_name")
 
 
 def _coco_id(item: Any, name: str) -> str:

@@ -27,14 +27,22 @@ class DialogueRecord:
 
 
 def query_text(turns: Sequence[str]) -> str:
-    """The one text by which a dialogue is encoded and searched: its turns, oldest first, joined by a space.
+    """The one text by which pictures are searched for a dialogue: its turns, oldest first, joined by a space.
 
     Only what was said before the reply goes in, never the reply. Of a long
     dialogue the newest 40 words are kept: text towers read some 77 tokens and
     cut the end, which is where the question stands.
     """
-    words = [word for turn in turns for word in turn.split()]
-    return " ".join(words[-MAX_QUERY_WORDS:])
+    return " ".join(_words(turns)[-MAX_QUERY_WORDS:])
+
+
+def dialogue_text(turns: Sequence[str]) -> str:
+    """The one text that a generator reads of a dialogue: all its turns, oldest first, joined by a space.
+
+    Whoever reads it cuts it to the tokens that the model takes, and keeps the
+    newest. Of 40 words or fewer it is `query_text`.
+    """
+    return " ".join(_words(turns))
 
 
 def read_dialogues(path: Path, *, skip_bad: bool = False, report: SkipReport | None = None) -> list[DialogueRecord]:
@@ -63,6 +71,10 @@ def read_reddit(path: Path, *, skip_bad: bool = False, report: SkipReport | None
 def numbered(records: Sequence[DialogueRecord], *, stem: str) -> list[DialogueRecord]:
     """The records with ids of the file's name and their position from 1."""
     return [replace(record, id=f"{stem}-{number}") for number, record in enumerate(records, start=1)]
+
+
+def _words(turns: Sequence[str]) -> list[str]:
+    return [word for turn in turns for word in turn.split()]
 
 
 def _parse(row: Mapping[str, Any]) -> DialogueRecord:

@@ -82,12 +82,14 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def read_json(path: Path) -> Any:
     """The value of a whole JSON file. Raises DataLineInvalid naming file and line, UsageError if it cannot be read."""
+    data = read_bytes(path)
     try:
-        return json.loads(read_bytes(path).decode())
+        return json.loads(data.decode())
     except json.JSONDecodeError as error:
         raise DataLineInvalid(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
-        raise DataLineInvalid(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataLineInvalid(f"{path}:{line}: not UTF-8: {error.reason}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

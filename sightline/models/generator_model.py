@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import dialogue_text
 from sightline.errors import TensorMalformed
 from sightline.models.decoding import CachedSteps, beam_search, greedy, limits_for
 from sightline.models.fusion import FusedMemory
@@ -40,7 +40,7 @@ class PreparedContext:
     context_tokens: int
     """Tokens of the dialogue that were read, start and end included."""
     dropped_turns: int
-    """Oldest turns that did not fit."""
+    """Oldest turns that were not read at all."""
     image_weights: list[float]
     """Share of each picture, in the order given; they add up to 1."""
 
@@ -87,19 +87,18 @@ class GeneratorModel:
     def prepare(self, turns: Sequence[str], images: Sequence[ImageEvidence] = ()) -> PreparedContext:
         """The memory of a dialogue (oldest turn first) and its pictures, of which there may be none.
 
-        Turns that do not fit the context are dropped, oldest first; if the
-        newest alone is too long it loses its start. Raises TensorMalformed for
-        tokens of another shape than [num_image_tokens, image_token_width].
+        A dialogue that is longer than the context loses its start, as in
+        training. Raises TensorMalformed for tokens of another shape than
+        [num_image_tokens, image_token_width].
         """
-        kept = self._newest_that_fit(turns)
-        ids, mask = self._tokenizer.context_ids([query_text(kept)], max_length=self.context_length)
+        ids, mask = self._tokenizer.context_ids([dialogue_text(turns)], max_length=self.context_length)
         tokens_KPW, similarity_K = self._stack(images)
         memory = self._remember(
             ids, mask, tokens_KPW[None], similarity_K[None], np.full((1, len(tokens_KPW)), bool(images))
         )
         weights = memory.image_weights[0].tolist() if images else []
         return PreparedContext(
-            memory=memory, context_tokens=ids.shape[1], dropped_turns=len(turns) - len(kept), image_weights=weights
+            memory=memory, context_tokens=ids.shape[1], dropped_turns=self._num_unread(turns), image_weights=weights
         )
 
     def stream(
@@ -179,13 +178,14 @@ class GeneratorModel:
         limits = limits_for(self._generator, max_new_tokens=max_new_tokens, rules=self._rules)
         return greedy(steps, limits=limits, should_stop=should_stop, device=self.device)
 
-    def _newest_that_fit(self, turns: Sequence[str]) -> Sequence[str]:
-        budget = self.context_length - 2
-        for kept, turn in enumerate(reversed(turns)):
-            budget -= len(self._tokenizer.encode(" " + query_text([turn])))
-            if budget < 0:
-                return turns[len(turns) - max(kept, 1) :]
-        return turns
+    def _num_unread(self, turns: Sequence[str]) -> int:
+        """How many of the oldest turns have no token among the newest, which are read."""
+        room = self.context_length - 2
+        for num_read, turn in enumerate(reversed(turns)):
+            if room <= 0:
+                return len(turns) - num_read
+            room -= len(self._tokenizer.encode(" " + dialogue_text([turn])))
+        return 0
 
     def _stack(self, images: Sequence[ImageEvidence]) -> tuple[Array, Array]:
         expected = (self.num_image_tokens, self.image_token_width)

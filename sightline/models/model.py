@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -227,25 +226,3 @@ def build_generator(
         preservation_weight=config.preservation_weight,
         bart=bart,
     )
-
-
-def parameter_groups(module: nn.Module, *, weight_decay: float, frozen: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Two optimiser groups of the trainable parameters: decayed matrices, and the rest undecayed.
-
-    Vectors, scalars (the temperature among them), embeddings and positions are
-    never decayed. Parameters whose name starts with a prefix in `frozen` get
-    requires_grad False and are left out.
-    """
-    prefixes = tuple(frozen)
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if prefixes and name.startswith(prefixes):
-            parameter.requires_grad_(False)
-        elif parameter.requires_grad:
-            (plain if _is_undecayed(name, parameter) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _is_undecayed(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim < 2 or "embed" in name or "shared" in name

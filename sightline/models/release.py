@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import dialogue_text
 from sightline.errors import CapabilityMissing, ReleaseInvalid, SettingInvalid
 from sightline.models.clip_tokenizer import read_tower_tokenizer
 from sightline.models.composer import Composer
@@ -284,7 +284,7 @@ def _composed_golden(encoder: EncoderModel, *, pixels: np.ndarray[Any, Any]) -> 
 
 
 def _generator_golden(generator: GeneratorModel, *, tokenizer: DialogueTokenizer) -> dict[str, Any]:
-    texts = [query_text(TURNS), query_text(TURNS[:1])]
+    texts = [dialogue_text(TURNS), dialogue_text(TURNS[:1])]
     ids, mask = tokenizer.context_ids(texts, max_length=generator.context_length)
     shape = (2, 2, generator.num_image_tokens, generator.image_token_width)
     inputs: dict[str, Any] = {

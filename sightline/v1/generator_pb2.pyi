@@ -175,8 +175,8 @@ class ReplyRequest(_message.Message):
     """
     @_builtins.property
     def dialogue(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """dialogue is 1 to 64 turns, oldest first, the last one by the user. Turns that
-        do not fit the model's context are dropped, oldest first.
+        """dialogue is 1 to 64 turns, oldest first, the last one by the user. One that is
+        longer than the model's context loses its start.
         """
 
     @_builtins.property
@@ -290,7 +290,7 @@ class Usage(_message.Message):
     generated_tokens: _builtins.int
     """generated_tokens is how many tokens were decoded."""
     dropped_turns: _builtins.int
-    """dropped_turns is how many of the oldest turns did not fit."""
+    """dropped_turns is how many of the oldest turns were not read at all."""
     num_images: _builtins.int
     """num_images is how many pictures were looked at."""
     def __init__(

@@ -33,11 +33,13 @@ HERE = {
     "{00000..01242}": "{00000..00001}",
 }
 """What the guide names and a test cannot have -> what stands in for it here."""
-SIZES = (
+MODEL_SIZES = (
     "--model.image-size 28 --model.patch-size 4 --model.vision-width 32 --model.vision-layers 1 --model.text-width 32"
     " --model.text-layers 1 --model.embed-dim 16 --model.vocab-size 400 --model.decoder-width 32"
-    " --model.decoder-layers 1 --model.decoder-heads 2 --run.num-workers 0 --evaluation.max-dialogues 8 --force-publish"
+    " --model.decoder-layers 1 --model.decoder-heads 2"
 )
+SIZES = f"{MODEL_SIZES} --run.num-workers 0 --evaluation.max-dialogues 8 --force-publish"
+PRETRAINING = f"--denoising.steps 2 --denoising.batch-size 4 {MODEL_SIZES}"
 STEPS = {"--stage1.steps": "2", "--stage1.batch-size": "4", "--stage2.steps": "2", "--stage2.batch-size": "4"}
 NEEDS_SERVICES = ("index", "search", "chat")
 
@@ -137,6 +139,8 @@ def small(command: str) -> list[str]:
     for there, here in HERE.items():
         command = command.replace(there, here)
     words = shlex.split(command)[3:]
+    if words[0] == "pretrain":
+        return [*words, *shlex.split(PRETRAINING)]
     if words[0] != "fit":
         return words
     for name, value in STEPS.items():

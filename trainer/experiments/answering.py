@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord
 from sightline.errors import SettingInvalid, UsageError
 from sightline.metrics import grade_answer, grounded_accuracy, ranks_of_first_relevant, recall_at_each
-from trainer.answers import ALWAYS
+from trainer.answers import ALWAYS, Flags
 from trainer.architecture import Built
 from trainer.config import from_json
 from trainer.data import Corpus, load_corpus
@@ -31,6 +32,7 @@ from trainer.store import Floats, Rows, encode_pictures
 
 MAIN = "grounded_accuracy"
 _NUM_EXAMPLES = 6
+_PNG = b"\x89PNG"
 _KEPT_EXAMS = 3
 """Models that one process keeps open: cells of one model follow one another."""
 
@@ -87,15 +89,16 @@ def measure_answers(cell: Cell, out: Path) -> Outcome:
     rows_QK = shown_rows(examiner, exam=exam, sight=sight, queries_QD=queries_QD)
     floor = exam.built.model.config.min_score if sight.is_gated else ALWAYS
     texts = examiner.answers(exam.questions, rows_QK=rows_QK, min_score=floor)
+    is_seen_QK = examiner.looked_at(exam.questions, rows_QK=rows_QK, min_score=floor)
     metrics = _scores(texts, questions=exam.questions)
-    if rows_QK.shape[1]:
-        metrics["right_picture_share"] = float(np.take_along_axis(relevant_QN, rows_QK, axis=1).mean())
+    if is_seen_QK.any():
+        metrics["right_picture_share"] = float(np.take_along_axis(relevant_QN, rows_QK, axis=1)[is_seen_QK].mean())
     ranks_Q = ranks_of_first_relevant(queries_QD @ examiner.pool.vectors_ND[:].T, relevant_QT=relevant_QN)
     metrics["retrieval_recall_at_1"] = recall_at_each((1,), rank_Q=ranks_Q)["recall_at_1"]
     return Outcome(
         metrics=metrics,
         samples=_by_subject(texts, questions=exam.questions),
-        examples=_examples(texts, exam=exam, rows_QK=rows_QK),
+        examples=_examples(texts, exam=exam, rows_QK=rows_QK, is_seen_QK=is_seen_QK),
     )
 
 
@@ -172,7 +175,7 @@ def _by_subject(texts: Sequence[str], *, questions: Sequence[QuestionRecord]) ->
     return {subject: sum(right) / len(right) for subject, right in rights.items()}
 
 
-def _examples(texts: Sequence[str], *, exam: Exam, rows_QK: Rows) -> list[dict[str, Any]]:
+def _examples(texts: Sequence[str], *, exam: Exam, rows_QK: Rows, is_seen_QK: Flags) -> list[dict[str, Any]]:
     return [
         {
             "id": exam.questions[row].id,
@@ -180,13 +183,14 @@ def _examples(texts: Sequence[str], *, exam: Exam, rows_QK: Rows) -> list[dict[s
             "answer": texts[row],
             "expected": exam.questions[row].answer,
             "is_right": grade_answer(texts[row], exam.questions[row]),
-            "pictures": [embedded(exam.corpus.pool[picture].path) for picture in rows_QK[row]],
+            "pictures": [embedded(exam.corpus.pool[picture]) for picture in rows_QK[row][is_seen_QK[row]]],
         }
         for row in spread(range(len(texts)), limit=_NUM_EXAMPLES)
     ]
 
 
-def embedded(path: Path) -> str:
-    """The picture as a data URI, for pages that need no other file."""
-    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def embedded(image: PoolImage) -> str:
+    """The picture as a data URI, for pages that need no other file; of a tar its own part alone."""
+    data = image.read_bytes()
+    kind = "png" if data.startswith(_PNG) else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -16,7 +16,7 @@ from trainer.checkpoint import read_weights
 from trainer.composing.config import ComposeConfig
 from trainer.composing.loop import fresh_composers, train_composer
 from trainer.config import to_json
-from trainer.experiments.plan import Model, digest_of
+from trainer.experiments.plan import Model, digest_of, unusual_speed
 from trainer.experiments.training import is_trained, keep_run, trained, weights_folder
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
@@ -38,7 +38,7 @@ class ComposerModel:
     @property
     def digest(self) -> str:
         """The name that its weights are kept by, 64 hex digits."""
-        parts = {name: to_json(getattr(self.config, name)) for name in _TRAINED}
+        parts = {name: to_json(getattr(self.config, name)) for name in _TRAINED} | unusual_speed(self.config.speed)
         parts["data"].pop("root")
         return digest_of([sightline.__version__, self.data_digest, parts, self.seed, self.parent.digest])
 
@@ -54,8 +54,8 @@ class ComposerModel:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Data and both stages."""
-        return {name: to_json(getattr(self.config, name)) for name in _TRAINED}
+        """Data and both stages; how steps are computed where that is unusual."""
+        return {name: to_json(getattr(self.config, name)) for name in _TRAINED} | unusual_speed(self.config.speed)
 
     @property
     def measured_by(self) -> Mapping[str, Any]:

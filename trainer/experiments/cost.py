@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import BartForConditionalGeneration, DynamicCache, EncoderDecoderCache
 
-from sightline.data.dialogues import query_text
+from sightline.data.dialogues import dialogue_text, query_text
 from sightline.errors import SettingInvalid
 from sightline.models.config import CLIP
 from sightline.models.fusion import FusedMemory
@@ -120,10 +120,11 @@ class _Parts:
         self._model, self._generator = exam.built.model, exam.built.model.generator
         self._pool, self._k = exam.examiner(Sight()).pool, exam.model.config.evaluation.num_images
         self._pixels_BCHW = torch.from_numpy(np.array(exam.pool_NCHW[:1]))
-        text, tokenizer = query_text(exam.questions[0].context), exam.built.dialogue_tokenizer
-        tower_ids_BL = torch.from_numpy(exam.built.tower_tokenizer.tokenize([text]).ids)
+        turns, tokenizer = exam.questions[0].context, exam.built.dialogue_tokenizer
+        tower_ids_BL = torch.from_numpy(exam.built.tower_tokenizer.tokenize([query_text(turns)]).ids)
         self._tower_ids_BL = self._model.tower.longest_text(tower_ids_BL)
-        ids, mask = tokenizer.context_ids([text], max_length=self._generator.config.context_length)
+        length = self._generator.config.context_length
+        ids, mask = tokenizer.context_ids([dialogue_text(turns)], max_length=length)
         self._ids_BL, self._mask_BL = torch.from_numpy(ids), torch.from_numpy(mask).bool()
         self._plain = BartForConditionalGeneration(bart_config(self._generator.config)).eval()
         self._query_BD = self._encode_query()

@@ -251,16 +251,16 @@ def _by_family(ranked: Sequence[Ranked], *, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _examples(ranked: Sequence[Ranked], *, hall: Hall) -> list[dict[str, Any]]:
-    path_of = {picture.image_id: picture.image.path for picture in hall.task.pictures}
+    image_of = {picture.image_id: picture.image for picture in hall.task.pictures}
     return [
         {
             "id": one.query.query_id,
             "turns": [one.query.texts[0]],
-            "asked_with": embedded(path_of[one.query.reference]),
+            "asked_with": embedded(image_of[one.query.reference]),
             "answer": f"found in place {one.target_rank + 1}",
             "expected": one.query.targets[0],
             "is_right": one.target_rank == 0,
-            "pictures": [embedded(path_of[image_id]) for image_id in one.best],
+            "pictures": [embedded(image_of[image_id]) for image_id in one.best],
         }
         for one in spread(ranked, limit=_NUM_EXAMPLES)
     ]

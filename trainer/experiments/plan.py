@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sightline
-from trainer.config import FitConfig, to_json
+from trainer.config import FitConfig, SpeedSettings, to_json
 
 _TRAINED = ("data", "model", "stage1", "stage2")
 
@@ -56,7 +56,7 @@ class Model:
     @property
     def digest(self) -> str:
         """The name that its weights are kept by, 64 hex digits."""
-        parts = {name: to_json(getattr(self.config, name)) for name in _TRAINED}
+        parts = {name: to_json(getattr(self.config, name)) for name in _TRAINED} | unusual_speed(self.config.speed)
         parts["data"].pop("root")
         parent = self.parent.digest if self.parent else ""
         return digest_of([sightline.__version__, self.data_digest, parts, self.config.seed, parent])
@@ -68,8 +68,9 @@ class Model:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Data, model, stages and evaluation."""
-        return {name: to_json(getattr(self.config, name)) for name in (*_TRAINED, "evaluation")}
+        """Data, model, stages and evaluation; how steps are computed where that is unusual."""
+        sections = {name: to_json(getattr(self.config, name)) for name in (*_TRAINED, "evaluation")}
+        return sections | unusual_speed(self.config.speed)
 
     @property
     def measured_by(self) -> Mapping[str, Any]:
@@ -154,6 +155,11 @@ class Suite:
     """Every cell of one configuration, its seed set; the text is the digest of its data."""
     notes: Callable[[Sequence[Mapping[str, Any]]], Sequence[str]]
     """Sentences that the rows of the results give beyond the claims."""
+
+
+def unusual_speed(speed: SpeedSettings) -> dict[str, Any]:
+    """The section `speed` of what a model is made of; none for the default, so that names given before it stay."""
+    return {} if speed == SpeedSettings() else {"speed": to_json(speed)}
 
 
 def digest_of(parts: Any) -> str:

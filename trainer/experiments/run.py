@@ -166,12 +166,16 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
 def base_config(suite: Suite, order: Order) -> FitConfig:
     """The order's recipe or the suite's, the small one for a quick order, under the order's settings.
 
-    Raises UsageError for a quick order that names a recipe, SettingInvalid for an unknown one.
+    Raises UsageError for a quick order that names a recipe and for models that would start from a release,
+    SettingInvalid for an unknown recipe.
     """
     if order.recipe and order.is_quick:
         raise UsageError(f"--quick trains {suite.quick_recipe}: got --recipe {order.recipe} beside it")
     named = recipe(order.recipe or (suite.quick_recipe if order.is_quick else suite.recipe))
-    return apply_overrides(named, arguments=order.settings)
+    base = apply_overrides(named, arguments=order.settings)
+    if base.init_from:
+        raise UsageError(f"--init-from: got {base.init_from!r}, but experiments train each model themselves")
+    return base
 
 
 def _check(suite: Suite, order: Order) -> None:

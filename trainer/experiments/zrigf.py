@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sightline.errors import UsageError
-from sightline.models.config import CLIP
+from sightline.models.config import CLIP, FAITHFUL
 from trainer.config import FitConfig, GenerativeSettings
 from trainer.experiments.answering import MAIN, Sight, measure_answers
 from trainer.experiments.cost import PARTS, measure_cost
@@ -32,6 +32,10 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "tamim 10": {"stage1.tamim_weight": 10.0},
     "smoothing 0.1": {"stage2.label_smoothing": 0.1},
 }
+PRESERVATION: Mapping[str, Mapping[str, Any]] = {
+    f"preservation {weight:g}": {"stage2.preservation_weight": weight} for weight in (0.0, 0.1, 1.0)
+}
+"""More losses, of faithful models alone: others have nothing to preserve."""
 FEW_PAIRS = 0.25
 """Share of the captioned pictures in the harder setting."""
 NUM_PICTURES = (0, 1, 2, 3, 5, 8)
@@ -100,6 +104,7 @@ class _Models:
 
     def __init__(self, base: FitConfig, *, data_digest: str) -> None:
         self._base, self._data_digest = base, data_digest
+        self.are_faithful = base.model.variant == FAITHFUL
 
     def changed(self, values: Mapping[str, Any]) -> Model:
         """The base with settings changed, both stages."""
@@ -156,7 +161,8 @@ def _pictures(full: Model) -> list[Cell]:
 
 
 def _losses(models: _Models) -> list[Cell]:
-    return [_asked("losses", name, models.changed(values)) for name, values in LOSSES.items()]
+    weighed = {**LOSSES, **(PRESERVATION if models.are_faithful else {})}
+    return [_asked("losses", name, models.changed(values)) for name, values in weighed.items()]
 
 
 def _quality(full: Model) -> list[Cell]:
@@ -221,7 +227,8 @@ _EXPERIMENTS = (
     Experiment(
         name="losses",
         title="How losses are weighed",
-        question="The weight of the masked-picture loss of stage 1 against matching, and smoothed labels in stage 2.",
+        question="The weight of the masked-picture loss of stage 1 against matching, and smoothed labels in stage 2; "
+        "of a faithful model the weight of the preservation loss, too.",
         metrics=_SHOWN,
     ),
     Experiment(

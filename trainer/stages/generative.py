@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sightline.data.captions import CaptionRecord
-from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.data.dialogues import DialogueRecord, dialogue_text, query_text
 from sightline.errors import SettingInvalid, UsageError
 from sightline.models.faithful.generator import FaithfulGenerator
 from sightline.models.model import ZrigfModel
@@ -127,13 +127,15 @@ class GenerativeBatches:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         trained = dialogues if annotated is None else annotated.dialogues
         self._order = EpochOrder(len(trained), seed, _ORDER_SALT)
-        self._contexts = [query_text(record.context) for record in trained]
+        self._contexts = [dialogue_text(record.context) for record in trained]
         self._responses = [record.response for record in trained]
         self._rows_BC, self._cosines_BC = (
             self._retrieved(dialogues, cache=cache)
             if annotated is None
             else named_pictures(
-                encode_texts(built, self._contexts), pictures_ND=pictures.vectors_ND, rows_B=annotated.rows_B
+                encode_texts(built, [query_text(record.context) for record in trained]),
+                pictures_ND=pictures.vectors_ND,
+                rows_B=annotated.rows_B,
             )
         )
         # Nothing was said that a picture could be about.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sightline.data.captions import CaptionRecord
-from sightline.data.dialogues import DialogueRecord, query_text
+from sightline.data.dialogues import DialogueRecord, dialogue_text
 from sightline.models.tokenizer import DialogueTokenizer
 
 _RARE_SHARE = 0.05
@@ -45,7 +45,7 @@ def name_tokens(
     tokenizer: DialogueTokenizer, *, dialogues: Sequence[DialogueRecord], captions: Sequence[CaptionRecord]
 ) -> Flags:
     """[V] True for tokens that name what pictures show: said in captions, and rare there and in the dialogues."""
-    turns = [text for record in dialogues for text in (query_text(record.context), record.response)]
+    turns = [text for record in dialogues for text in (dialogue_text(record.context), record.response)]
     is_rare_V = count_texts(tokenizer, turns) < _RARE_SHARE * len(dialogues)
     captioned_V = count_texts(tokenizer, [record.caption for record in captions])
     is_name_V = is_rare_V & (captioned_V > 0) & (captioned_V < _RARE_SHARE * len(captions))

@@ -53,7 +53,7 @@ class ShuffledPictures:
 
 
 class StreamedPictures:
-    """Pictures decoded as tars stream by; no decoded picture is kept, so a data set may be larger than the disk."""
+    """Pictures decoded as tars stream by: the tars are local files, but no decoded picture is ever kept on disk."""
 
     def __init__(
         self,

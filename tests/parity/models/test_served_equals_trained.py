@@ -9,15 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
-from sightline.data.dialogues import query_text
+from sightline.data.captions import CaptionRecord
+from sightline.data.dialogues import DialogueRecord, dialogue_text
 from sightline.models.config import DecoderConfig, TowerConfig, ZrigfConfig
 from sightline.models.decoding import CachedSteps, greedy, limits_for
 from sightline.models.generator_model import ImageEvidence
 from sightline.models.model import ZrigfModel, build_model
 from sightline.models.release import load_encoder, load_generator, save_release
 from sightline.models.tokenizer import CorpusTowerTokenizer, DialogueTokenizer, train_tokenizer
+from trainer.answers import reply_inputs
+from trainer.architecture import Built
+from trainer.config import GenerativeSettings
+from trainer.stages.generative import GenerativeBatches
+from trainer.store import EncodedPictures
 
 TURNS = ["hello there", "what colour is the ball ?"]
+LONG_TURNS = [*["it is red ."] * 12, "what colour is the ball ?"]
+"""More than the 40 words that are searched by; all of it is read."""
+TOO_LONG_TURNS = LONG_TURNS * 9
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +98,20 @@ def test_served_vectors_and_tokens_equal_the_trained_ones(model: ZrigfModel, rel
     np.testing.assert_allclose(encoder.encode_texts(TURNS), texts.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("turns", [TURNS, LONG_TURNS, TOO_LONG_TURNS])
 def test_a_served_reply_equals_the_trained_models_reply(
-    model: ZrigfModel, release: Path, tokenizers: tuple[CorpusTowerTokenizer, DialogueTokenizer]
+    model: ZrigfModel,
+    release: Path,
+    tokenizers: tuple[CorpusTowerTokenizer, DialogueTokenizer],
+    turns: list[str],
 ) -> None:
     assert model.generator is not None
     tokens = np.random.default_rng(1).standard_normal((2, 49, 16)).astype(np.float16)
     generator = load_generator(release, dtype="float32")
-    prepared = generator.prepare(TURNS, [ImageEvidence(tokens=tokens[n], score=0.1 * n) for n in range(2)])
+    prepared = generator.prepare(turns, [ImageEvidence(tokens=tokens[n], score=0.1 * n) for n in range(2)])
     served = generator.generate(prepared, max_new_tokens=10)
 
-    ids, mask = tokenizers[1].context_ids([query_text(TURNS)], max_length=96)
+    ids, mask = tokenizers[1].context_ids([dialogue_text(turns)], max_length=96)
     with torch.inference_mode():
         memory = model.generator.remember(
             torch.from_numpy(ids),
@@ -111,3 +124,49 @@ def test_a_served_reply_equals_the_trained_models_reply(
         trained = list(greedy(CachedSteps(model.generator, memory), limits=limits, should_stop=lambda: False))
     assert served.text == tokenizers[1].decode(trained)
     assert len(set(trained)) > 1
+
+
+@pytest.mark.parametrize("turns", [TURNS, LONG_TURNS, TOO_LONG_TURNS])
+def test_training_evaluation_and_service_read_the_same_of_a_dialogue(
+    model: ZrigfModel,
+    release: Path,
+    tokenizers: tuple[CorpusTowerTokenizer, DialogueTokenizer],
+    turns: list[str],
+) -> None:
+    built = Built(model=model, tower_tokenizer=tokenizers[0], dialogue_tokenizer=tokenizers[1])
+    evaluated, trained = evaluated_inputs(built, turns), trained_inputs(built, turns)
+    assert torch.equal(evaluated["context_ids_BL"], trained["context_ids_BL"])
+    blind = {**evaluated, "image_mask_BK": torch.zeros(1, 1, dtype=torch.bool)}
+    with torch.inference_mode():
+        memory = model.generator.remember(**blind)  # type: ignore[union-attr]
+    prepared = load_generator(release, dtype="float32").prepare(turns)
+    assert prepared.context_tokens == evaluated["context_ids_BL"].shape[1]
+    torch.testing.assert_close(prepared.memory.packed, memory.packed)
+
+
+def pool() -> EncodedPictures:
+    rng = np.random.default_rng(2)
+    return EncodedPictures(
+        vectors_ND=rng.standard_normal((3, 8)).astype(np.float32),
+        tokens_NPW=rng.standard_normal((3, 49, 16)).astype(np.float16),
+        row_of_image=np.arange(3),
+    )
+
+
+def evaluated_inputs(built: Built, turns: list[str]) -> dict[str, torch.Tensor]:
+    rows_BK, cosines_BK = np.zeros((1, 1), dtype=np.int64), np.ones((1, 1), dtype=np.float32)
+    return reply_inputs(built, contexts=[tuple(turns)], pictures=pool(), rows_BK=rows_BK, cosines_BK=cosines_BK)
+
+
+def trained_inputs(built: Built, turns: list[str]) -> dict[str, torch.Tensor]:
+    batches = GenerativeBatches(
+        built,
+        dialogues=[DialogueRecord(id="1", context=tuple(turns), response="it is red .")],
+        captions=[CaptionRecord(image_id="1", path=Path("1.png"), caption="a ball")],
+        pictures=pool(),
+        settings=GenerativeSettings(batch_size=1),
+        seed=0,
+        rank=0,
+        world_size=1,
+    )
+    return batches.batch(0)

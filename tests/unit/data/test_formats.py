@@ -13,6 +13,7 @@ from sightline.data.captions import CaptionRecord, read_captions, write_captions
 from sightline.data.coco import read_coco_captions, read_coco_pool
 from sightline.data.dialogues import (
     DialogueRecord,
+    dialogue_text,
     query_text,
     read_dialogues,
     read_reddit,
@@ -206,6 +207,31 @@ def test_file_that_is_not_coco_is_refused(tmp_path: Path) -> None:
         read_coco_captions(path, images=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [({"id": 8}, "file_name: got None"), ({"file_name": "a.png"}, "id: got None"), (8, "id: got None")],
+)
+def test_a_bad_image_of_a_coco_file_is_named_by_place_or_skipped(
+    tmp_path: Path, picture: Path, image: Any, said: str
+) -> None:
+    path, report = tmp_path / "captions.json", SkipReport()
+    annotations = [{"image_id": 7, "caption": "a cat"}]
+    images = [{"id": 7, "file_name": "größe.png"}, image]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    with pytest.raises(DataLineInvalid, match=rf"captions\.json: image 2: {said}"):
+        read_coco_captions(path, images=picture.parent)
+    records = read_coco_captions(path, images=picture.parent, skip_bad=True, report=report)
+    assert [record.image_id for record in records] == ["7"]
+    assert (report.num_read, len(report.skipped)) == (1, 1)
+
+
+def test_the_line_of_a_coco_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_bytes(b'{"images": [],\n\n"annotations": ["\xff"]}')
+    with pytest.raises(DataLineInvalid, match=r"captions\.json:3: not UTF-8"):
+        read_coco_captions(path, images=tmp_path)
+
+
 @pytest.mark.data
 def test_real_coco_annotations_are_read(shared_data: Path) -> None:
     folder = shared_data / "coco_mini"
@@ -226,3 +252,14 @@ def test_query_is_the_turns_in_order() -> None:
 def test_query_keeps_the_newest_words() -> None:
     turns = [f"word{number}" for number in range(100)]
     assert query_text(turns).split() == turns[-40:]
+
+
+def test_a_generator_reads_every_word_of_a_dialogue() -> None:
+    turns = [f"word{number}" for number in range(100)]
+    assert dialogue_text(turns).split() == turns
+
+
+@pytest.mark.parametrize("num_words", [0, 1, 39, 40])
+def test_a_short_dialogue_is_read_as_it_is_searched(num_words: int) -> None:
+    turns = [f" Word{number} \n" for number in range(num_words)]
+    assert dialogue_text(turns) == query_text(turns)

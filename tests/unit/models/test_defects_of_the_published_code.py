@@ -28,7 +28,7 @@ from sightline.models.faithful.stage import FaithfulContrastiveStage
 from sightline.models.faithful.tower import load_vit
 from sightline.models.fusion import CrossBlock
 from sightline.models.generator import bart_config
-from sightline.models.model import build_model, parameter_groups
+from sightline.models.model import build_model
 from sightline.models.tim import matching_loss
 from sightline.models.tower import MAX_LOGIT_SCALE, capped_scale
 from tests.unit.models.conftest import FaithfulParts, build_faithful
@@ -219,13 +219,6 @@ def test_k_the_temperature_is_capped_and_can_come_back(raw: float, expected: flo
     scale.backward()
     assert parameter.grad is not None
     assert parameter.grad > 0
-
-
-def test_k_temperature_and_bias_are_not_decayed(faithful: FaithfulParts) -> None:
-    plain = {id(p) for p in parameter_groups(faithful.model, weight_decay=0.05)[1]["params"]}
-    assert id(faithful.tower.log_scale) in plain
-    assert id(faithful.generator.reader.log_scale) in plain
-    assert id(faithful.generator.preservation.bias) in plain
 
 
 def test_k_with_a_bias_the_many_negatives_do_not_drown_the_few_positives() -> None:

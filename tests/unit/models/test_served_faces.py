@@ -50,14 +50,14 @@ def whole(stream: Any) -> tuple[list[str], GenerationResult]:
             return pieces, end.value
 
 
-def test_the_newest_turns_are_kept_whole_and_the_oldest_dropped(generator: GeneratorModel) -> None:
+def test_turns_of_which_nothing_is_read_are_dropped_and_no_others(generator: GeneratorModel) -> None:
     turns = ["the blue bird sleeps at night"] * 6 + ["what colour is it ?"]
     prepared = generator.prepare(turns)
-    alone = generator.prepare(turns[prepared.dropped_turns :])
-    assert 0 < prepared.dropped_turns < 7
-    assert prepared.context_tokens == alone.context_tokens <= generator.context_length
-    assert torch.equal(prepared.memory.packed, alone.memory.packed)
-    assert generator.prepare(turns[prepared.dropped_turns - 1 :]).dropped_turns == 1
+    assert 0 < prepared.dropped_turns < 6
+    kept = turns[prepared.dropped_turns :]
+    assert torch.equal(generator.prepare(kept).memory.packed, prepared.memory.packed)
+    assert not torch.equal(generator.prepare(["", *kept[1:]]).memory.packed, prepared.memory.packed)
+    assert generator.prepare(kept).dropped_turns == 0
 
 
 def test_of_one_turn_that_is_too_long_the_end_is_kept(generator: GeneratorModel) -> None:
@@ -121,7 +121,7 @@ def test_oldest_turns_are_dropped_first(generator: GeneratorModel) -> None:
     shorter = generator.prepare(turns[prepared.dropped_turns :])
     assert prepared.dropped_turns > 0
     assert shorter.dropped_turns == 0
-    assert shorter.context_tokens == prepared.context_tokens <= generator.context_length
+    assert shorter.context_tokens == prepared.context_tokens == generator.context_length
     assert torch.equal(shorter.memory.packed, prepared.memory.packed)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sightline.errors import CapabilityMissing
 from sightline.models.config import ZrigfConfig
-from sightline.models.model import ContrastiveStage, build_model, parameter_groups
+from sightline.models.model import ContrastiveStage, build_model
 from tests.unit.models.conftest import SmallParts
 
 CAPTIONS = ["a red ball", "the blue bird sleeps at night", "it is green .", "what colour"]
@@ -79,22 +79,3 @@ def test_equal_seeds_give_equal_losses(small: SmallParts) -> None:
 def test_an_encoder_only_model_has_no_stage_one(small_config: ZrigfConfig) -> None:
     with pytest.raises(CapabilityMissing):
         ContrastiveStage(build_model(ZrigfConfig(tower=small_config.tower)))
-
-
-def test_vectors_scalars_and_embeddings_are_not_decayed(small: SmallParts) -> None:
-    groups = parameter_groups(small.model, weight_decay=0.05)
-    names = {id(parameter): name for name, parameter in small.model.named_parameters()}
-    plain = {names[id(parameter)] for parameter in groups[1]["params"]}
-    assert "tower.model.logit_scale" in plain
-    assert "tower.model.positional_embedding" in plain
-    assert "generator.bart.model.shared.weight" in plain
-    assert not any(name.endswith("fc1.weight") for name in plain)
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
-
-
-def test_frozen_prefixes_are_left_out_and_frozen(small: SmallParts) -> None:
-    groups = parameter_groups(small.model, weight_decay=0.0, frozen=["tower.", "head."])
-    grouped = {id(parameter) for group in groups for parameter in group["params"]}
-    frozen = {name for name, parameter in small.model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {name for name, _ in small.model.named_parameters() if name.startswith(("tower.", "head."))}
-    assert all((id(p) in grouped) == p.requires_grad for p in small.model.parameters())

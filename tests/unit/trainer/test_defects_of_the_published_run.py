@@ -1,4 +1,4 @@
-"""The published scripts' defects (A, E, F, H, L, O, P) beside our runs; the letters are those of docs/zrigf.md."""
+"""Defects of the published scripts (A, E, F, H, K, L, N, O, P) beside our runs; letters are those of docs/zrigf.md."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sightline.data.captions import CaptionRecord
+from sightline.data.captions import CaptionRecord, read_captions, write_captions
 from sightline.data.dialogues import DialogueRecord, query_text, write_dialogues
 from sightline.data.pools import PoolImage
 from sightline.errors import DataLineInvalid
+from sightline.models.faithful.generator import FaithfulGenerator
 from trainer.architecture import Built, build
 from trainer.config import ContrastiveSettings, FitConfig, GenerativeSettings
 from trainer.data import load_corpus, unique_pictures
@@ -26,10 +27,10 @@ from trainer.pictures import load_pictures
 from trainer.reporting import LocalReporter
 from trainer.retrieval import encode_texts, nearest_pictures
 from trainer.runs import run_folder
-from trainer.stages.contrastive import small_talk
-from trainer.stages.generative import GenerativeBatches
-from trainer.step import learning_rate_at
-from trainer.store import EncodedPictures, Rows, encode_pictures
+from trainer.stages.contrastive import ContrastiveObjective, small_talk
+from trainer.stages.generative import GenerativeBatches, GenerativeObjective
+from trainer.step import Objective, StepSettings, build_optimizer, learning_rate_at
+from trainer.store import EncodedPictures, Rows, encode_pictures, encode_pool
 
 ROOT = Path(__file__).resolve().parents[3]
 CAPTIONS = [CaptionRecord(image_id="0", path=Path("0.png"), caption="a red box")]
@@ -82,21 +83,32 @@ def test_a_the_answer_chooses_no_picture(built: Built, pictures: EncodedPictures
     assert not np.array_equal(published(asked), published(told))
 
 
-def test_e_a_picture_with_five_captions_is_in_the_index_once(built: Built) -> None:
-    captions = [
-        CaptionRecord(image_id=str(n), path=Path(f"{n}.png"), caption=f"box {turn}")
-        for n in range(6)
-        for turn in range(5)
-    ]
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
-    images = unique_pictures(captions)
-    query = encode_texts(built, ["what is box 2"])
-    ours = encode_pictures(built.model, pixels)
+@pytest.fixture
+def captions_of_noise(tmp_path: Path) -> list[CaptionRecord]:
+    """Six pictures in files, five captions each, as a file of captions names them."""
+    rng, path = np.random.default_rng(0), tmp_path / "noise" / "captions.jsonl"
+    path.parent.mkdir()
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path.parent / f"{number}.png")
+    pairs = [(str(number), f"box {turn}") for number in range(6) for turn in range(5)]
+    write_captions(path, [CaptionRecord(image_id=n, path=path.parent / f"{n}.png", caption=text) for n, text in pairs])
+    return read_captions(path)
+
+
+def test_e_a_picture_with_five_captions_is_in_the_index_once(
+    built: Built, captions_of_noise: list[CaptionRecord], tmp_path: Path
+) -> None:
+    images, query = unique_pictures(captions_of_noise), encode_texts(built, ["what is box 2"])
+    ours = encode_pool(built.model, images, cache=tmp_path / "cache", skip_bad=False)
     assert len(images) == len(ours.vectors_ND) == 6
     found = nearest_pictures(query, pictures_ND=ours.vectors_ND, k=3)[0][0]
     assert len({images[row].image_id for row in found}) == 3
-    published = nearest_pictures(query, pictures_ND=np.repeat(ours.vectors_ND, 5, axis=0), k=5)[0][0]
-    assert len({captions[row].image_id for row in published}) == 1  # one row a caption: five copies of one picture
+    # A row for each caption holds five copies of one picture; here such a pool has each once, too.
+    named = [record.image for record in captions_of_noise]
+    again = encode_pool(built.model, named, cache=tmp_path / "cache", skip_bad=False)
+    assert len(again.vectors_ND) == 6
+    published = nearest_pictures(query, pictures_ND=again.vectors_ND[again.row_of_image], k=5)[0][0]
+    assert len({named[row].image_id for row in published}) == 1
 
 
 @pytest.mark.slow
@@ -128,6 +140,24 @@ def test_h_the_rate_falls_to_nothing_over_the_optimisers_own_steps(
         return settings.learning_rate * (1 - step / (accumulate * settings.steps))
 
     assert published(400, accumulate=4) == pytest.approx(0.75 * settings.learning_rate)
+
+
+def test_k_neither_stage_decays_a_temperature_or_the_bias(built: Built) -> None:
+    generator = built.model.generator
+    assert isinstance(generator, FaithfulGenerator)
+    built.model.start_stage_one()
+    first = ContrastiveObjective(built, settings=ContrastiveSettings())
+    assert undecayed(first, settings=ContrastiveSettings()) >= {built.model.tower.log_scale}
+    built.model.start_stage_two()
+    second = GenerativeObjective(built.model)
+    ours = undecayed(second, settings=GenerativeSettings())
+    assert ours >= {generator.reader.log_scale, generator.preservation.bias}
+
+
+def undecayed(objective: Objective, *, settings: StepSettings) -> set[torch.nn.Parameter]:
+    groups = build_optimizer(objective, settings=settings).param_groups
+    assert any(group["weight_decay"] > 0 and group["params"] for group in groups)
+    return {parameter for group in groups if group["weight_decay"] == 0 for parameter in group["params"]}
 
 
 def test_l_the_text_side_meets_talk_around_captions_and_replies_meet_no_picture(

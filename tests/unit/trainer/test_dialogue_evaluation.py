@@ -257,7 +257,7 @@ def topical_dialogues(path: Path, *, image_ids: Sequence[str]) -> list[DialogueR
 def test_the_command_gives_the_same_scores_twice(
     released_squares: list[str], corpus_folder: Path, tmp_path: Path
 ) -> None:
-    outs = [tmp_path / "first.json", tmp_path / "second.json"]
+    outs = [tmp_path / "first.json", tmp_path / "folder" / "of its own" / "second.json"]
     for out in outs:
         assert main([*released_squares, "--pool", str(corpus_folder), "--json", str(out)]) == 0
     assert outs[0].read_text(encoding="utf-8") == outs[1].read_text(encoding="utf-8")
@@ -288,3 +288,20 @@ def test_a_bad_line_is_refused_before_anything_is_computed(
     options = ["--pool", str(corpus_folder), "--word-vectors", str(vectors)]
     assert main([*released_squares, *options]) == ERROR_EXIT
     assert "vectors.txt:2: got 1 values" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.slow
+def test_own_files_are_read_as_the_data_settings_say(
+    released_squares: list[str], corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["0.png", "1.png", "torn.png"]
+    (corpus_folder / names[2]).write_bytes((corpus_folder / names[0]).read_bytes()[:60])
+    coco = {"images": [{"id": n, "file_name": name} for n, name in enumerate(names)], "annotations": []}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    command = [*released_squares, "--pool", str(tmp_path / "coco.json"), "--json", str(tmp_path / "scores.json")]
+    settings = ["--data.images", str(corpus_folder), "--data.skip-bad"]
+    assert main([*command, *settings]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["num_pool_pictures"] == 2
+    capsys.readouterr()
+    assert main([*command, *settings[:2]]) == ERROR_EXIT
+    assert "torn.png (image_id 2)" in capsys.readouterr().err.replace("\n", "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,18 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import sightline
+from sightline.data.pools import PoolImage, Span
 from sightline.errors import SettingInvalid, UsageError
-from trainer.config import FitConfig
-from trainer.experiments.answering import other_subjects
+from trainer.composing.recipes import TOYTOWN_COMPOSED
+from trainer.config import FitConfig, SpeedSettings, to_json
+from trainer.experiments.answering import embedded, other_subjects
+from trainer.experiments.composers import ComposerModel
 from trainer.experiments.cost import PeakBytes
 from trainer.experiments.damage import damaged
-from trainer.experiments.plan import Cell, Claim, Model, Outcome
+from trainer.experiments.plan import Cell, Claim, Model, Outcome, digest_of
 from trainer.experiments.results import result_rows, verdicts
 from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
 from trainer.experiments.significance import MAX_EXACT, holm, sign_flip_p
-from trainer.experiments.zrigf import ABLATIONS, ZRIGF, zrigf_notes
+from trainer.experiments.zrigf import ABLATIONS, PRESERVATION, ZRIGF, zrigf_notes
 from trainer.recipes import recipe
 
 QUICK = recipe("toytown-quick")
@@ -239,10 +246,22 @@ def test_the_plan_has_the_experiments_and_ablations_that_were_promised() -> None
     assert len({(cell.experiment, cell.name) for cell in cells}) == len(cells)
 
 
+def _faithful_cells() -> list[Cell]:
+    return list(ZRIGF.cells(replace(ANNOTATED, model=replace(QUICK.model, variant="faithful")), "data"))
+
+
 def test_a_faithful_model_is_asked_everything_but_what_its_parts_cost() -> None:
-    faithful = replace(ANNOTATED, model=replace(QUICK.model, variant="faithful"))
-    names = [(cell.experiment, cell.name) for cell in ZRIGF.cells(faithful, "data")]
+    names = [(cell.experiment, cell.name) for cell in _faithful_cells() if cell.name not in PRESERVATION]
     assert names == [(cell.experiment, cell.name) for cell in _plan() if cell.experiment != "cost"]
+
+
+def test_the_preservation_loss_is_weighed_in_faithful_models_alone_on_one_stage_one() -> None:
+    models = {cell.name: cell.model for cell in _faithful_cells() if cell.experiment == "losses"}
+    weights = [models[name].settings["stage2"]["preservation_weight"] for name in PRESERVATION]
+    assert weights == [0.0, 0.1, 1.0]
+    assert len({models[name].parent.digest for name in PRESERVATION}) == 1  # type: ignore[union-attr]
+    assert models["preservation 0.1"].digest == models["tamim 10"].digest  # the full model
+    assert not {cell.name for cell in _plan()} & PRESERVATION.keys()
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
@@ -274,6 +293,17 @@ def test_each_distinct_model_is_planned_once() -> None:
     assert len(stages) == 3  # full, no-tim and no-tamim; the rest share that of full or have none
 
 
+def test_a_page_embeds_a_picture_of_a_tar_and_not_the_tar(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(image, format="PNG")
+    tar = tmp_path / "0.tar"
+    tar.write_bytes(b"x" * 512 + image.getvalue() + b"x" * 512)
+    uri = embedded(PoolImage(image_id="1", path=tar, span=Span(start=512, length=len(image.getvalue()))))
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(body) == image.getvalue()
+
+
 def test_a_digest_tells_seeds_settings_and_data_apart_but_not_folders() -> None:
     model = Model(config=QUICK, data_digest="x")
     moved = replace(QUICK, data=replace(QUICK.data, root=Path("elsewhere")), run=replace(QUICK.run, root=Path("there")))
@@ -287,6 +317,27 @@ def test_a_digest_tells_seeds_settings_and_data_apart_but_not_folders() -> None:
     assert (
         len({model.digest, replace(model, data_digest="y").digest, replace(model, parent=model).digest} | digests) == 6
     )
+
+
+def test_a_digest_tells_speeds_apart_and_says_nothing_of_the_usual_one() -> None:
+    model = Model(config=QUICK, data_digest="x")
+    parts = {name: to_json(getattr(QUICK, name)) for name in ("data", "model", "stage1", "stage2")}
+    parts["data"].pop("root")
+    assert model.digest == digest_of([sightline.__version__, "x", parts, QUICK.seed, ""])
+    fast = replace(model, config=replace(QUICK, speed=SpeedSettings(precision="bfloat16")))
+    assert fast.digest != model.digest
+
+
+def test_a_composers_digest_tells_speeds_apart() -> None:
+    towers = Model(config=QUICK, data_digest="x")
+    composer = ComposerModel(config=TOYTOWN_COMPOSED, data_digest="y", parent=towers)
+    fast = replace(composer, config=replace(TOYTOWN_COMPOSED, speed=SpeedSettings(precision="bfloat16")))
+    assert fast.digest != composer.digest
+
+
+def test_models_that_would_start_from_a_release_are_refused() -> None:
+    with pytest.raises(UsageError, match="--init-from: got 'stable'"):
+        base_config(ZRIGF, Order(out=Path("out"), settings=("--init-from", "stable")))
 
 
 def test_notes_name_the_best_k_and_the_crossover() -> None:

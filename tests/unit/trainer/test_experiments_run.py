@@ -63,7 +63,7 @@ def _two_cells(base: FitConfig, data_digest: str) -> list[Cell]:
     model = Model(config=base, data_digest=data_digest)
     shared = {"experiment": "sight", "seed": base.seed, "model": model, "measure": measure_answers}
     return [
-        Cell(name="seen", options=asdict(Sight(k=2)), **shared),
+        Cell(name="seen", options=asdict(Sight(k=2, is_gated=False)), **shared),
         Cell(name="blind", options=asdict(Sight(k=0)), **shared),
     ]
 
@@ -245,7 +245,7 @@ def test_annotated_dialogues_of_unknown_pictures_are_refused(base: FitConfig, tm
         [DialogueRecord(id="a", context=("what",), response="red", image_id="nowhere")],
     )
     config = replace_nested(base, values={"data.dialogues_annotated": Path("annotated.jsonl")})
-    with pytest.raises(UsageError, match=r"dialogue a names the picture 'nowhere'"):
+    with pytest.raises(UsageError, match=r"annotated\.jsonl: dialogue 1 \(id a\): image_id: .*'nowhere'"):
         train_model(Model(config=config, data_digest=""), tmp_path)
 
 
@@ -271,6 +271,19 @@ def test_what_is_under_the_floor_is_answered_without_a_picture(base: FitConfig, 
     assert found["over the floor"].samples == found["no picture"].samples
     perplexities = {name: outcome.metrics["small_talk_perplexity"] for name, outcome in found.items()}
     assert perplexities["over the floor"] == perplexities["no picture"] != perplexities["every picture"]
+
+
+def test_pictures_under_the_floor_are_neither_counted_nor_put_on_the_page(base: FitConfig, tmp_path: Path) -> None:
+    model = Model(config=base, data_digest="squares")
+    train_model(model, tmp_path)
+    calibrated(open_exam(model, tmp_path).built, floor=1.0)
+    every = replace(_two_cells(base, "squares")[0], model=model)
+    found = measure_answers(replace(every, options=asdict(Sight(k=2))), tmp_path)
+    assert [example["pictures"] for example in found.examples] == [[]] * len(found.examples)
+    assert "right_picture_share" not in found.metrics
+    seen = measure_answers(every, tmp_path)
+    assert [len(example["pictures"]) for example in seen.examples] == [2] * len(seen.examples)
+    assert seen.metrics["right_picture_share"] > 0
 
 
 def test_the_cost_of_the_text_only_model_is_its_own_measure(base: FitConfig, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from sightline.data.pools import PoolImage
 from sightline.data.questions import QuestionRecord, write_questions
 from sightline.errors import DataLineInvalid, SettingInvalid, UsageError
 from sightline.models.transforms import Preprocess
-from trainer.config import FitConfig
-from trainer.data import EpochOrder, load_corpus, paired_part, unique_pictures
+from trainer.config import FitConfig, training_settings
+from trainer.data import EpochOrder, load_corpus, paired_part, training_record, unique_pictures
 from trainer.pictures import load_pictures
 
 
@@ -126,10 +126,26 @@ def test_a_question_about_a_picture_outside_the_pool_is_named(tiny_fit: FitConfi
         relevant_image_ids=("x",),
     )
     write_questions(corpus_folder / "questions.jsonl", [question])
-    with pytest.raises(
-        DataLineInvalid, match=r"questions\.jsonl: question 7: relevant_image_ids: 'x' is not in the pool"
-    ):
-        load_corpus(replace(tiny_fit.data, questions=Path("questions.jsonl")))
+    settings = replace(tiny_fit.data, questions=Path("questions.jsonl"))
+    said = r"own/questions\.jsonl: question 1 \(id 7\): relevant_image_ids: 'x' is not in the pool"
+    with pytest.raises(DataLineInvalid, match=said):
+        load_corpus(settings)
+    assert load_corpus(replace(settings, skip_bad=True)).questions == []
+
+
+def test_an_annotated_dialogue_without_a_known_picture_is_named_or_skipped(
+    tiny_fit: FitConfig, corpus_folder: Path
+) -> None:
+    known = load_corpus(tiny_fit.data).captions_train[0].image_id
+    dialogues = [
+        DialogueRecord(id=f"d{n}", context=("which",), response="red", image_id=image_id)
+        for n, image_id in enumerate([known, None, "x"])
+    ]
+    write_dialogues(corpus_folder / "annotated.jsonl", dialogues)
+    settings = replace(tiny_fit.data, dialogues_annotated=Path("annotated.jsonl"))
+    with pytest.raises(DataLineInvalid, match=r"own/annotated\.jsonl: dialogue 2 \(id d1\): image_id: .* None"):
+        load_corpus(settings)
+    assert load_corpus(replace(settings, skip_bad=True)).dialogues_annotated == dialogues[:1]
 
 
 def test_a_missing_file_is_named(tiny_fit: FitConfig) -> None:
@@ -169,3 +185,29 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\nno more")
     with pytest.raises(DataLineInvalid, match=r"broken\.png \(image_id b\)"):
         load_pictures([PoolImage(image_id="b", path=path)], preprocess=Preprocess(image_size=16), cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("decoder", "{}"), ("tower", "{}"), ("tower", "local-dir:{}"), ("tower", "ViT-B-32:{}/weights.safetensors")],
+)
+def test_a_run_knows_a_local_part_by_its_bytes(tiny_fit: FitConfig, tmp_path: Path, setting: str, name: str) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "weights.safetensors").write_bytes(b"one")
+    config = replace(tiny_fit, model=replace(tiny_fit.model, **{setting: name.format(part)}))
+    corpus = load_corpus(config.data)
+    first = training_record(config, corpus=corpus)
+    assert training_record(config, corpus=corpus) == first
+    (part / "weights.safetensors").write_bytes(b"two")
+    second = training_record(config, corpus=corpus)
+    assert {key for key in first if first[key] != second[key]} == {f"file model.{setting}"}
+    assert not training_record(replace(config, init_from="stable"), corpus=corpus).keys() & {f"file model.{setting}"}
+
+
+@pytest.mark.parametrize("decoder", ["", "facebook/bart-base"])
+def test_a_run_without_local_parts_is_known_by_settings_and_data(tiny_fit: FitConfig, decoder: str) -> None:
+    config = replace(tiny_fit, model=replace(tiny_fit.model, decoder=decoder, tower="ViT-B-32:laion2b_s34b_b79k"))
+    corpus = load_corpus(config.data)
+    files = {f"file {name}": digest for name, digest in corpus.file_digests.items()}
+    assert training_record(config, corpus=corpus) == training_settings(config) | {"run.num_workers": 1} | files

@@ -39,6 +39,12 @@ def faithful_fit(tiny_fit: FitConfig) -> FitConfig:
     return apply_overrides(tiny_fit, arguments=["--model.variant", "faithful"])
 
 
+@pytest.fixture
+def publishable(faithful_fit: FitConfig) -> FitConfig:
+    """The same onto a channel; stage 1 trains the text encoder, as no trained one is at hand."""
+    return replace(faithful_fit, channel="stable", stage1=replace(faithful_fit.stage1, train_text_encoder=True))
+
+
 def _trained(config: FitConfig, *, name: str) -> dict[str, torch.Tensor]:
     named = replace(config, run=replace(config.run, name=name))
     reporter = LocalReporter(run_folder(named), keep=2)
@@ -112,11 +118,10 @@ def test_stage_two_starts_from_what_stage_one_made(faithful_fit: FitConfig) -> N
 
 @pytest.mark.slow
 def test_a_fit_publishes_a_release_that_retrieves_and_one_that_generates(
-    faithful_fit: FitConfig, tmp_path: Path
+    publishable: FitConfig, tmp_path: Path
 ) -> None:
-    config = replace(faithful_fit, channel="stable")
-    outcome = fit(config, console=Console(quiet=True))
-    registry = Registry(config.registry)
+    outcome = fit(publishable, console=Console(quiet=True))
+    registry = Registry(publishable.registry)
     retrieval, whole = registry.channel("stable-retrieval"), registry.channel("stable")
     assert retrieval is not None
     assert whole is not None
@@ -126,26 +131,38 @@ def test_a_fit_publishes_a_release_that_retrieves_and_one_that_generates(
     encoder.check_golden()
     generator.check_golden()
     assert encoder.embedding_space_id == generator.embedding_space_id
-    assert evaluate_release("stable", config=config) == outcome.scores
-    steps = [row for row in read_journal(run_folder(config)) if row["event"] == "step"]
+    assert evaluate_release("stable", config=publishable) == outcome.scores
+    steps = [row for row in read_journal(run_folder(publishable)) if row["event"] == "step"]
     assert {"loss", "lm", "preservation"} <= steps[-1].keys()
+
+
+def test_a_random_text_encoder_that_stage_one_would_freeze_is_refused(faithful_fit: FitConfig) -> None:
+    said = r"model\.decoder: got ''.* python -m trainer pretrain folder --model\.decoder FOLDER"
+    with pytest.raises(SettingInvalid, match=said):
+        fit(faithful_fit, console=Console(quiet=True))
+    assert not run_folder(faithful_fit).exists()
+
+
+@pytest.mark.slow
+def test_without_stage_one_a_random_text_encoder_is_let_be(faithful_fit: FitConfig) -> None:
+    config = replace(faithful_fit, stage1=replace(faithful_fit.stage1, steps=0))
+    assert fit(config, console=Console(quiet=True)).manifest
 
 
 @pytest.mark.slow
 def test_continuing_without_stage_one_goes_on_from_the_generator_that_was(
-    faithful_fit: FitConfig, tmp_path: Path
+    publishable: FitConfig, tmp_path: Path
 ) -> None:
-    config = replace(faithful_fit, channel="stable")
-    first = fit(config, console=Console(quiet=True)).manifest
+    first = fit(publishable, console=Console(quiet=True)).manifest
     again = replace(
-        config,
+        publishable,
         init_from="stable",
-        stage1=replace(config.stage1, steps=0),
-        stage2=replace(config.stage2, learning_rate=0.0),
-        run=replace(config.run, name="again"),
+        stage1=replace(publishable.stage1, steps=0),
+        stage2=replace(publishable.stage2, learning_rate=0.0),
+        run=replace(publishable.run, name="again"),
     )
     second = fit(again, console=Console(quiet=True)).manifest
-    registry = Registry(config.registry)
+    registry = Registry(publishable.registry)
     models = [load_model(registry.fetch(m.release_id, into=tmp_path / "fetched")).model for m in (first, second)]
     states = [model.state_dict() for model in models]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -194,7 +211,8 @@ def test_a_step_tells_the_preservation_loss_which_pictures_are_the_same(faithful
 
 @pytest.mark.slow
 def test_the_smoke_recipe_trains_a_faithful_model_on_toytown(tmp_path: Path) -> None:
-    arguments = ["--model.variant", "faithful", "--run.num_workers", "0", "--run.root", str(tmp_path / "runs")]
+    arguments = ["--model.variant", "faithful", "--stage1.train_text_encoder"]
+    arguments += ["--run.num_workers", "0", "--run.root", str(tmp_path / "runs")]
     arguments += ["--data.root", str(tmp_path / "toytown"), "--registry", str(tmp_path / "registry")]
     config = apply_overrides(recipe("toytown-smoke"), arguments=[*arguments, "--run.name", "smoke"])
     outcome = fit(config, console=Console(quiet=True))

@@ -21,9 +21,9 @@ from sightline.models.transforms import Preprocess
 from sightline.registry import Registry
 from tests.unit.trainer.conftest import KilledAfter
 from trainer.config import FitConfig
-from trainer.data import load_corpus
+from trainer.data import load_corpus, unique_pictures
 from trainer.fit import fit
-from trainer.journal import losses, read_journal
+from trainer.journal import STAGES, losses, read_journal
 from trainer.loop import train
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
@@ -120,6 +120,11 @@ def test_a_picture_file_that_cannot_be_decoded_is_named_or_left_out(tiny_fit: Fi
     data = replace(tiny_fit.data, skip_bad=True)
     config = _run(replace(tiny_fit, data=data), name="lenient")
     assert read_journal(run_folder(config))[-1]["stage"] == "generative"
+    num_pictures = len(unique_pictures(load_corpus(data).captions_train))
+    told = [row for row in read_journal(run_folder(config)) if row["event"] == "skipped"]
+    assert [(row["stage"], row["num_skipped"], row["num_pictures"]) for row in told] == [
+        (stage, 1, num_pictures) for stage in STAGES
+    ]
 
 
 def test_a_checkpoint_without_its_state_is_refused(tiny_fit: FitConfig) -> None:
@@ -230,8 +235,10 @@ def test_a_run_leaves_out_what_it_was_told_to_skip(streamed_fit: FitConfig, tmp_
     held_out = load_corpus(streamed_fit.data).captions_val
     _spoil(held_out[0].path, member=held_out[0].image_id.partition("/")[2] + ".png")
     config = replace(streamed_fit, data=replace(streamed_fit.data, skip_bad=True))
-    outcome = fit(config, console=Console(quiet=True))
+    text = io.StringIO()
+    outcome = fit(config, console=Console(file=text, width=120))
     assert outcome.scores["num_captions"] == len(held_out) - 1
+    assert f"skipped 1 of {len(captions)} training pictures" in text.getvalue()
 
 
 def test_odd_dialogues_are_trained_on_measured_and_answered(tiny_fit: FitConfig, tmp_path: Path) -> None:
