@@ -40,6 +40,17 @@ TOYTOWN_TINY = FitConfig(
 )
 """Both stages on the generated world, in minutes on two cores."""
 
+TOYTOWN_FINE = replace(
+    TOYTOWN_TINY,
+    recipe="toytown-fine",
+    data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-fine"), scenes=12_000),
+    stage1=replace(TOYTOWN_TINY.stage1, steps=1500, tamim_weight=0.2, tamim_share=0.1, has_wrong_captions=True),
+)
+"""Towers of the same size that tell pictures apart by single facts, which composed retrieval lives by.
+
+More scenes, little painting, and wrong captions beside the right ones.
+"""
+
 TOYTOWN_TEXT_ONLY = replace(
     TOYTOWN_TINY,
     recipe="toytown-text-only",
@@ -143,6 +154,7 @@ RECIPES: Mapping[str, FitConfig] = {
     config.recipe: config
     for config in (
         TOYTOWN_TINY,
+        TOYTOWN_FINE,
         TOYTOWN_TEXT_ONLY,
         TOYTOWN_LEAKY,
         TOYTOWN_FAITHFUL,

@@ -71,14 +71,23 @@ def entropy_weights(
     return (entropy_M / mean.clamp(min=1e-6)).clamp(*WEIGHT_LIMITS)
 
 
-def same_targets(text_M: Tensor, target_MD: Tensor, *, limit: float = SAME_TARGET_COSINE) -> Tensor:
+def same_targets(
+    text_M: Tensor, target_MD: Tensor, *, has_references: bool = False, limit: float = SAME_TARGET_COSINE
+) -> Tensor:
     """[M, G] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
 
     Captions are given as numbers that are equal where the texts are, whichever
-    worker has them.
+    worker has them. With `has_references` the second half of the rows are the
+    references' captions of the first half's edits: those two are told apart by
+    their words alone, as an edit that moves a vector little is the one to learn.
     """
-    is_same_MG = (text_M.unsqueeze(1) == gather(text_M)) | (target_MD @ gather(target_MD).T > limit)
-    return is_same_MG.scatter_(1, own_rows(text_M).unsqueeze(1), False)
+    own_M1 = own_rows(text_M).unsqueeze(1)
+    is_near_MG = target_MD @ gather(target_MD).T > limit
+    if has_references:
+        half = len(text_M) // 2
+        is_near_MG.scatter_(1, torch.cat([own_M1[half:], own_M1[:half]]), False)
+    is_same_MG = (text_M.unsqueeze(1) == gather(text_M)) | is_near_MG
+    return is_same_MG.scatter_(1, own_M1, False)
 
 
 def _logits(from_MD: Tensor, to_GD: Tensor, *, temperature: float, is_same_MG: Tensor | None) -> Tensor:

@@ -15,9 +15,20 @@ from trainer.composing.config import (
     ComposeGate,
     InversionSettings,
 )
+from trainer.recipes import TOYTOWN_FINE
 
-TOYTOWN_COMPOSED = ComposeConfig(recipe="toytown-composed", channel="stable", gate=ComposeGate(min_gain_over_sum=0.05))
-"""Both stages on the towers of the channel's release, with edits that Toytown writes about itself."""
+TOYTOWN_COMPOSED = ComposeConfig(
+    recipe="toytown-composed",
+    channel="stable",
+    data=ComposedDataSettings(root=TOYTOWN_FINE.data.root, scenes=TOYTOWN_FINE.data.scenes),
+    inversion=InversionSettings(steps=700),
+    alignment=AlignmentSettings(steps=600, text_side="tower"),
+    gate=ComposeGate(min_gain_over_sum=0.05),
+)
+"""Both stages on the towers of the channel's release, `toytown-fine`'s, with edits that Toytown writes about itself.
+
+Which parts learn is what did best there (docs/composed-retrieval.md).
+"""
 
 FOLDER_COMPOSED = ComposeConfig(
     recipe="folder-composed",
@@ -38,6 +49,7 @@ COMPOSED_SMOKE = replace(
     TOYTOWN_COMPOSED,
     recipe="composed-smoke",
     channel="",
+    data=ComposedDataSettings(),
     gate=ComposeGate(),
     inversion=InversionSettings(steps=8, batch_size=16, validate_every=4),
     alignment=AlignmentSettings(steps=8, batch_size=16, validate_every=4),

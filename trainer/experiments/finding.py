@@ -42,7 +42,7 @@ from trainer.config import from_json
 from trainer.data import digests_of
 from trainer.evaluate import spread
 from trainer.experiments.answering import embedded
-from trainer.experiments.composers import ComposerModel, release_of, trained_composer
+from trainer.experiments.composers import ComposerModel, cost_of, release_of, trained_composer
 from trainer.experiments.plan import Cell, Model, Outcome, Trainable, digest_of
 from trainer.triplets.applying import RuleRewriter
 
@@ -98,10 +98,11 @@ def measure_search(cell: Cell, out: Path) -> Outcome:
     """mAP@10 and recall of the cell's system, by edit, of held-out combinations, and on the probes."""
     torch.set_num_threads(1)
     search = from_json(Search, cell.options)
-    metrics: dict[str, float] = {}
     hall = open_hall(cell.model, out, part=search.part)
     ranked = _ranked(hall, search=search)
-    metrics |= _scores(ranked) | _by_group(ranked, rows=hall.rows)
+    metrics = _scores(ranked) | _by_group(ranked, rows=hall.rows)
+    if isinstance(cell.model, ComposerModel):
+        metrics |= cost_of(cell.model, out)
     if _probes(hall.root, part=search.part):
         probes = open_hall(cell.model, out, asked=PROBES)
         metrics |= _of_probes(_ranked(probes, search=search), rows=probes.rows)

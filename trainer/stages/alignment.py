@@ -106,7 +106,11 @@ class AlignmentObjective(RowObjective):
             batch["plain_ids_BL"],
             target_BD=batch["target_BD"],
             source_BD=batch["source_BD"],
-            is_same_MG=same_targets(self._of_captions(batch, "{}_text_B"), self._of_captions(batch, "{}_BD")),
+            is_same_MG=same_targets(
+                self._of_captions(batch, "{}_text_B"),
+                self._of_captions(batch, "{}_BD"),
+                has_references=self.stage.has_reference_pairs,
+            ),
             caption_ids_ML=self._of_captions(batch, "{}_ids_BL") if "target_ids_BL" in batch else None,
         )
         return {"loss": found.total, "accuracy": found.accuracy, "entropy": found.entropy}

@@ -121,6 +121,15 @@ def test_the_same_target_is_known_by_its_words_or_by_its_vector() -> None:
     assert is_same.nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
 
 
+def test_an_edit_is_told_from_its_reference_however_near_their_captions_lie() -> None:
+    target = unit(2, 6).repeat(2, 1)  # rows 2 and 3 are the references' captions of edits 0 and 1
+    near = same_targets(torch.tensor([0, 1, 2, 3]), target, has_references=True)
+    assert not near.any()
+    assert same_targets(torch.tensor([0, 1, 2, 3]), target).nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
+    equal = same_targets(torch.tensor([0, 1, 0, 3]), target, has_references=True)
+    assert equal.nonzero().tolist() == [[0, 2], [2, 0]]
+
+
 def test_entropy_weights_stay_within_their_limits_and_favour_the_undecided() -> None:
     target = torch.eye(4)
     query = F.normalize(torch.stack([target[0], target.sum(dim=0), target[2], target[3]]), dim=-1)

@@ -26,7 +26,8 @@ from trainer.recipes import recipe
 
 SYSTEMS = [
     *("random", "image-only", "text-only", *(f"sum-{weight}" for weight in SUM_WEIGHTS), "slerp", "caption-that"),
-    *("training-free", "pic2word", "searle", "stage1", "full", "stage1-text-reference", "oracle"),
+    *("training-free", "pic2word", "searle", "stage1", "full"),
+    *("stage1-text-reference", "full-text-reference", "oracle"),
 ]
 
 
