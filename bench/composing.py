@@ -37,7 +37,7 @@ from trainer.composing.candidate import Candidate
 from trainer.composing.config import ComposeConfig
 from trainer.composing.encoding import caption_rows, encoded_edits
 from trainer.composing.loop import fresh_composers
-from trainer.composing.recipes import TOYTOWN_COMPOSED
+from trainer.composing.recipes import FOLDER_COMPOSED
 from trainer.composing.watch import HeldOut
 from trainer.retrieval import encode_texts
 from trainer.stages.alignment import AlignmentBatches, AlignmentObjective
@@ -47,8 +47,8 @@ from trainer.step import Batches, Pace, Stage, StageRun, StepSettings, run_stage
 OUT = Path(__file__).parent / "results" / "composing.json"
 BASELINE = "text tower, one plain pass over captions"
 PARTS: Mapping[str, Mapping[str, Any]] = {
-    "default parts": {},
-    "deep prompts in both towers": {"picture_side": "deep"},
+    "prompts, adapter and phi, the default": {},
+    "deep prompts in both towers, and phi": {"picture_side": "deep"},
     "a text tower of its own": {"text_side": "tower", "picture_side": "none", "phi_rate": 0.0},
 }
 """What stage 2 trains, as changes of the recipe."""
@@ -82,7 +82,7 @@ def main() -> None:
     """Measure, print and write the result."""
     args = _arguments()
     torch.set_num_threads(args.threads)
-    work = Work(captions=args.captions, triplets=args.triplets, sample=args.sample, config=TOYTOWN_COMPOSED)
+    work = Work(captions=args.captions, triplets=args.triplets, sample=args.sample, config=FOLDER_COMPOSED)
     work, tag = (quick(work), NARROW) if args.quick else (work, args.tag)
     with tempfile.TemporaryDirectory(prefix="bench-composing-") as folder:
         rows = measured(work, loaded=random_towers(tag), folder=Path(folder))

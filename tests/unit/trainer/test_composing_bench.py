@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench.composing import BASELINE, NARROW, PARTS, Work, an_edit, measured, quick, random_towers, write_records
-from trainer.composing.recipes import TOYTOWN_COMPOSED
+from trainer.composing.recipes import FOLDER_COMPOSED
 
 
 @pytest.mark.slow
 def test_every_part_is_measured_and_the_rest_follows(tmp_path: Path) -> None:
-    work = quick(Work(captions=100, triplets=50, sample=512, config=TOYTOWN_COMPOSED))
+    work = quick(Work(captions=100, triplets=50, sample=512, config=FOLDER_COMPOSED))
     loaded = random_towers(NARROW)
     rows = {row["part"]: row for row in measured(work, loaded=loaded, folder=tmp_path)}
     steps = [f"stage 2, steps: {name}" for name in PARTS]
@@ -20,7 +20,7 @@ def test_every_part_is_measured_and_the_rest_follows(tmp_path: Path) -> None:
     assert list(rows) == [BASELINE, once[0], "stage 1, steps", once[1], *steps]
     assert rows[BASELINE]["over_baseline"] == 1.0
     assert all(row["cpu_s_per_1000"] > 0 and row["measured_items"] == work.sample for row in rows.values())
-    assert rows["stage 1, steps"]["extrapolated"]["recipe"]["items"] == 4 * TOYTOWN_COMPOSED.inversion.steps
+    assert rows["stage 1, steps"]["extrapolated"]["recipe"]["items"] == 4 * FOLDER_COMPOSED.inversion.steps
     assert rows[steps[0]]["extrapolated"]["one_pass"]["items"] == work.triplets
     model = loaded.model.tower.model
     text = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.visual.parameters()) - 1
