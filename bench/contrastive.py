@@ -1,9 +1,9 @@
 """`python -m bench.contrastive`: stage 1 against a plain CLIP loop, the same towers for the same time on one core.
 
-Ours is stage 1 of the `emoji` recipe, whole: TIM, TAMIM, augmentation, small talk around captions; beside it stands
-each of these left out, for the same time, which says what it costs or brings. The rival is `bench.plain_clip` at
-several settings, of which the one that finds most validation captions' pictures goes on to all seeds; ours is not
-chosen. All start from the same weights and read the same pictures, decoded before the clock starts.
+Ours is stage 1 of the `emoji` recipe, whole: TIM, TAMIM, augmentation, small talk around captions; beside it stand
+each of these left out, and wrong captions added, for the same time, which says what it costs or brings. The rival is
+`bench.plain_clip` at several settings, of which the one that finds most validation captions' pictures goes on to all
+seeds; ours is not chosen. All start from the same weights and read the same pictures, decoded before the clock starts.
 
 The clock is the CPU time of the process, which has one thread: on a shared machine wall time measures the neighbours.
 Every schedule must end with the clock, so the cost of a step is measured first, in rounds that alternate the loops, and
@@ -82,6 +82,7 @@ OUR_LOOPS = (
     Loop(name=f"{OURS} without small talk", changes=(("small_talk_share", 0.0),)),
     Loop(name=f"{OURS}, TAMIM of one picture a step", changes=(("tamim_share", 0.0),)),
     Loop(name=f"{OURS} without mirroring and shifts", changes=(("flip_share", 0.0), ("shift_pixels", 0))),
+    Loop(name=f"{OURS} with wrong captions", changes=(("has_wrong_captions", True),)),
 )
 
 

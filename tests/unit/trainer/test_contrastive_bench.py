@@ -74,10 +74,10 @@ def test_the_rivals_are_our_rate_and_the_best_by_validation_alone(tiny_fit: FitC
     assert best == loops[-1]
 
 
-def test_what_is_left_out_of_ours_is_left_out_and_nothing_else(world: World) -> None:
+def test_what_differs_from_ours_differs_and_nothing_else(world: World) -> None:
     whole, *parts = [measure(loop, world=world, steps=1, seed=0)["settings"] for loop in OUR_LOOPS]
     changed = [{name for name in whole if part[name] != whole[name]} for part in parts]
-    assert changed == [{"small_talk_share"}, {"tamim_share"}, {"flip_share", "shift_pixels"}]
+    assert changed == [{"small_talk_share"}, {"tamim_share"}, {"flip_share", "shift_pixels"}, {"has_wrong_captions"}]
 
 
 def test_only_open_clips_own_warm_up_is_longer_than_ours() -> None:
