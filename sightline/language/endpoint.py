@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from sightline.errors import SettingInvalid, UsageError
-from sightline.language.answers import schema_of
+from sightline.language.answers import schema_of, without_surrogates
 from sightline.language.asking import Completion, Conversation, Cost, Problem
 
 NO_ANSWER = "no_answer"
@@ -138,7 +138,7 @@ class Endpoint:
         try:
             with self._client.stream("POST", self._url, json=body) as response:
                 text = self._redacted(self._read(response, deadline=deadline))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise NoAnswer(f"{type(error).__name__}: {self._redacted(str(error))}", is_retried=True) from None
         if response.status_code in _MISCONFIGURED or response.is_redirect:
             raise UsageError(f"{self._url}: answered {response.status_code}: {text[:200]}; check URL, model and key")
@@ -169,7 +169,7 @@ def read_completion(text: str, *, max_tokens: int) -> Completion:
         content, reason = choice["message"].get("content"), choice.get("finish_reason")
         usage = found.get("usage") or {}
         cost = Cost(0, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise NoAnswer("the response is no chat completion", is_retried=True) from None
     if not isinstance(content, str) or not content.strip():
         return Completion(
@@ -178,8 +178,8 @@ def read_completion(text: str, *, max_tokens: int) -> Completion:
     if reason == "length":
         detail = f"the answer was cut off at {max_tokens} tokens"
         problem = Problem(reason="cut_off", detail=detail, is_failure=True)
-        return Completion(text=content, problem=problem, cost=cost)
-    return Completion(text=content, cost=cost)
+        return Completion(text=without_surrogates(content), problem=problem, cost=cost)
+    return Completion(text=without_surrogates(content), cost=cost)
 
 
 def retry_after_s(value: str, *, now: float) -> float:
