@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for."""
+"""Any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for where it can be."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sightline.language.asking import Completion, Conversation, Cost, Problem
 NO_ANSWER = "no_answer"
 MAX_ANSWER_BYTES = 1_000_000
 MAX_RETRY_AFTER_S = 300.0
+RESPONSE_FORMATS = ("json_schema", "json_object", "none")
 _RETRIED = frozenset({408, 409, 425, 429})
 _MISCONFIGURED = frozenset({401, 403, 404, 405})
 _PATH = "/v1/chat/completions"
@@ -40,6 +41,9 @@ class EndpointSettings:
     """Sent as a bearer token to `base_url` alone; written nowhere. Empty sends none."""
     temperature: float = 0.8
     """0 to 2: variety paid for with refused answers."""
+    response_format: str = "json_schema"
+    """Holds the model to: `json_schema`, `json_object`, or `none` for endpoints that know neither. The looser, the
+    more answers are refused."""
     num_parallel: int = 16
     """1 to 64 requests at a time."""
     connect_timeout_s: float = 5.0
@@ -57,6 +61,9 @@ class EndpointSettings:
         _check_range("temperature", self.temperature, 0, 2)
         for name in ("connect_timeout_s", "read_timeout_s", "backoff_s", "max_backoff_s"):
             _check_range(name, getattr(self, name), 0.001, 3600)
+        if self.response_format not in RESPONSE_FORMATS:
+            expected = ", ".join(RESPONSE_FORMATS)
+            raise SettingInvalid(f"endpoint: response_format: got {self.response_format!r}, expected one of {expected}")
         if not self.model.strip():
             raise SettingInvalid("endpoint: model: got an empty name")
         if not all("!" <= letter <= "~" for letter in self.api_key):
@@ -200,15 +207,23 @@ def _refused(response: httpx.Response, *, text: str, is_retried: bool) -> NoAnsw
 
 
 def _body(conversation: Conversation, *, settings: EndpointSettings) -> dict[str, Any]:
-    schema = {"name": "answer", "strict": True, "schema": schema_of(conversation.fields)}
     return {
         "model": settings.model,
         "messages": list(conversation.messages),
         "temperature": settings.temperature,
         "max_tokens": conversation.max_tokens,
         "seed": conversation.seed,
-        "response_format": {"type": "json_schema", "json_schema": schema},
+        **_response_format(settings.response_format, fields=conversation.fields),
     }
+
+
+def _response_format(name: str, *, fields: tuple[str, ...]) -> dict[str, Any]:
+    if name == "none":
+        return {}
+    if name == "json_object":
+        return {"response_format": {"type": name}}
+    schema = {"name": "answer", "strict": True, "schema": schema_of(fields)}
+    return {"response_format": {"type": name, "json_schema": schema}}
 
 
 def _client(settings: EndpointSettings) -> httpx.Client:

@@ -113,6 +113,22 @@ def test_types_are_asked_for_alike_and_the_schema_and_key_are_sent(tmp_path: Pat
     assert set(server.authorizations) == {f"Bearer {KEY}"}
 
 
+@pytest.mark.parametrize(("name", "sent"), [("json_object", {"type": "json_object"}), ("none", None)])
+def test_an_endpoint_that_knows_no_schemas_can_be_asked_without(tmp_path: Path, name: str, sent: Any) -> None:
+    environ = {"SIGHTLINE_TRIPLETS_MODEL": "m", "SIGHTLINE_TRIPLETS_RESPONSE_FORMAT": name}
+    with served(lambda number, body: edit_of(body)) as server:
+        environ["SIGHTLINE_TRIPLETS_BASE_URL"] = server.base_url
+        generator = by_endpoint(read_settings(EndpointSettings, section="triplets", environ=environ), seed=0)
+        answer = generator.propose(plan(captions(1), generator)[0])[0]
+    assert isinstance(answer.result, Pair)
+    assert server.requests[0].get("response_format") == sent
+
+
+def test_a_response_format_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(SettingInvalid, match="got 'yaml', expected one of json_schema, json_object, none"):
+        EndpointSettings(base_url="http://h:1", model="m", response_format="yaml")
+
+
 def test_a_refused_answer_is_asked_for_once_more_with_the_reason_and_then_dropped(tmp_path: Path) -> None:
     def behaviour(number: int, body: dict[str, Any]) -> Reply:
         is_bad = "p" in body["model"] and "beside 3 tall" in json.dumps(body["messages"])
