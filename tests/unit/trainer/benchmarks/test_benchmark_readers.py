@@ -165,6 +165,16 @@ def test_coco_lists_the_gallery_of_circo_where_it_lies(small: Small) -> None:
         without_missing(benchmark, allows_missing=False)
 
 
+@pytest.mark.parametrize(
+    ("row", "told"), [([7], "got [7], expected a JSON object"), ({"file_name": "7.jpg"}, "id: is missing")]
+)
+def test_a_broken_entry_of_the_gallery_of_circo_is_named(row: Any, told: str, small: Small) -> None:
+    files = small("circo")
+    path = files.annotations / "annotations" / circo.GALLERY_FILE
+    path.write_text(json.dumps({"images": [{"id": 1}, {"id": 2}, row]}))
+    assert f"{path}: images: record 2: {told}" in refusal("circo", files)
+
+
 def test_a_published_set_of_queries_wants_its_published_gallery(small: Small) -> None:
     task = KINDS["fashioniq"].read(small("fashioniq")).tasks[0]
     ask = [annotations.Counts(num_queries=4, gallery_size=size) for size in (12, 11)]
