@@ -149,6 +149,13 @@ def test_broken_galleries_are_named(small: Small) -> None:
     assert "record 6: target_ids: picture 'p77' is not in the gallery" in refusal("triplets", files)
 
 
+def test_a_picture_that_a_split_names_twice_is_named(small: Small) -> None:
+    files = small("cirr")
+    path = files.annotations / "image_splits/split.rc2.val.json"
+    path.write_text(path.read_text().replace("{", '{"dev-3-0-img1": "./dev/other.png", ', 1))
+    assert f"{path}: 'dev-3-0-img1' is named 2 times in one object" in refusal("cirr", files)
+
+
 def spoil_line(path: Path, line: str) -> None:
     path.write_text(f"{path.read_text()}{line}\n")
 
