@@ -193,6 +193,25 @@ def test_genuine_files_hold_what_was_published(genuine: Callable[[str, str], Ben
     assert np.bincount(places, minlength=15).max() < 0.1 * len(places)
 
 
+@pytest.mark.parametrize(
+    ("name", "num_smaller", "expected"),
+    [
+        ("focus_attribute", 0, True),
+        ("focus_attribute", 1, False),
+        ("change_object", 1, True),
+        ("change_object", 2, False),
+    ],
+)
+def test_a_gallery_of_another_size_is_not_the_published_set(name: str, num_smaller: int, expected: bool) -> None:
+    counts = genecis.PUBLISHED[name]
+    ids = tuple(map(str, range(counts.gallery_size)))
+    whole = circo.Query(query_id="0", reference="r", texts=("t",), targets=("0",), gallery=ids)
+    queries = [whole] * (counts.num_queries - num_smaller)
+    queries += [dataclasses.replace(whole, gallery=ids[:-1])] * num_smaller
+    task = Task(name=name, pictures=(), gallery=(), queries=tuple(queries), excludes_reference=False)
+    assert genecis.has_published_sizes(task) is expected
+
+
 def test_a_mean_over_fewer_than_four_tasks_is_not_shown() -> None:
     query = circo.Query(query_id="0", reference="r", texts=("t",), targets=("a",))
     assert "mean" not in genecis.scores({"focus_object": [_ranked(query, [0])]})
