@@ -94,7 +94,7 @@ def run_benchmark(order: Order, *, console: Console) -> Result:
     that are wrong or missing, before anything is encoded.
     """
     kind = _kind(order)
-    benchmark, missing = without_missing(kind.read(order.files), allows_missing=order.allows_missing)
+    benchmark, missing = without_missing(kind.read(order.files), allows_missing=order.allows_missing, out=order.out)
     _check_purpose(order, benchmark, missing=missing)
     folder, release = release_folder(order.release, registry=order.registry, cache=order.cache)
     system = order.system or _default_system(folder, console=console)
