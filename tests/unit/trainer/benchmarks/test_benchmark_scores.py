@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,30 +115,6 @@ def _ranked(query: circo.Query, ranks: list[int]) -> Ranked:
         best=(),
         best_of_subset=(),
     )
-
-
-@pytest.fixture(scope="module")
-def genuine(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Benchmark]:
-    """Reads a published benchmark, once, without its pictures; CIRCO's gallery is made up, of the published size."""
-    nowhere = tmp_path_factory.mktemp("pictures")
-
-    @functools.cache
-    def read(name: str, split: str) -> Benchmark:
-        folder = shared_data / "cir_annotations"
-        images = _circo_gallery(nowhere, folder) if name == "circo" else nowhere
-        return KINDS[name].read(Files(annotations=folder, images=images, split=split))
-
-    return read
-
-
-def _circo_gallery(images: Path, folder: Path) -> Path:
-    rows = [row for split in ("val", "test") for row in json.loads((folder / f"circo_{split}.json").read_text())]
-    ids = {row["reference_img_id"] for row in rows} | {one for row in rows for one in row.get("gt_img_ids", [])}
-    others = (number for number in range(1, 10**6) if number not in ids)
-    ids |= {next(others) for _ in range(circo.PUBLISHED["val"].gallery_size - len(ids))}
-    listed = {"images": [{"id": number} for number in sorted(ids)]}
-    (images / circo.GALLERY_FILE).write_text(json.dumps(listed), encoding="utf-8")
-    return images
 
 
 @pytest.mark.data
