@@ -40,7 +40,15 @@ def take_by_trainer(words: list[str]) -> None:
     known, settings = _parser().parse_known_args(words)
     if hasattr(known, "suite"):
         rest = tuple(settings[1:] if settings[:1] == ["--"] else settings)
-        order = Order(out=Path(), is_quick=known.quick, only=known.only, seeds=(0,), is_local=True, settings=rest)
+        order = Order(
+            out=Path(),
+            recipe=known.recipe,
+            is_quick=known.quick,
+            only=known.only,
+            seeds=(0,),
+            is_local=True,
+            settings=rest,
+        )
         base_config(suite_named(known.suite), order=order)
     elif hasattr(known, "captions") or hasattr(known, "benchmark"):
         assert settings == [], f"no option {settings[0]}"
@@ -87,6 +95,8 @@ def test_the_guides_show_commands_to_check(name: str) -> None:
         "evaluate stable --dialogs x",
         "triplets a.jsonl --out b.jsonl --seeed 1",
         "compose toytown-tiny",
+        "experiments composed --recipe emojj",
+        "recipes folder-composd",
         "compose toytown-composed --alignment.stepps 1",
     ],
 )
