@@ -15,9 +15,11 @@ if not __package__:
 from rich.console import Console
 from rich.table import Table
 
-from sightline.errors import SightlineError, UsageError
+from sightline.errors import SettingInvalid, SightlineError, UsageError
+from sightline.settings import nearest
 from trainer.benchmarks.command import add_benchmark
-from trainer.composing.recipes import composed_recipe
+from trainer.composing.config import ComposeConfig
+from trainer.composing.recipes import COMPOSED_RECIPES, composed_recipe
 from trainer.composing.run import compose
 from trainer.config import FitConfig, flatten
 from trainer.dialogue_report import DialogueFiles, evaluate_on_dialogues, report_table, write_report
@@ -167,12 +169,22 @@ def _evaluate_files(known: argparse.Namespace, *, config: FitConfig, console: Co
 
 def _recipes(known: argparse.Namespace, settings: list[str], console: Console) -> None:
     if not known.recipe:
-        console.print("\n".join(RECIPES))
+        console.print("\n".join([*RECIPES, *(f"{name} (of a composer)" for name in COMPOSED_RECIPES)]))
         return
+    config = apply_overrides(any_recipe(known.recipe), arguments=settings)
     table = Table("setting", "value", show_edge=False)
-    for name, (_, value) in flatten(apply_overrides(recipe(known.recipe), arguments=settings)).items():
+    for name, (_, value) in flatten(config).items():
         table.add_row(f"--{name}", str(value))
     console.print(table)
+
+
+def any_recipe(name: str) -> FitConfig | ComposeConfig:
+    """The recipe of that name, a model's or a composer's. Raises SettingInvalid naming the nearest ones."""
+    recipes: dict[str, FitConfig | ComposeConfig] = {**RECIPES, **COMPOSED_RECIPES}
+    if name not in recipes:
+        known = list(recipes)
+        raise SettingInvalid(f"no recipe {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return recipes[name]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from sightline.errors import CapabilityMissing
 from sightline.models.bart import read_bart
 from sightline.models.clip_tokenizer import tower_tokenizer_of_tag
+from sightline.models.composer import Composer
 from sightline.models.config import (
     FAITHFUL,
     DecoderConfig,
@@ -42,6 +43,8 @@ class Built:
     model: ZrigfModel
     tower_tokenizer: TowerTokenizer
     dialogue_tokenizer: DialogueTokenizer
+    composer: Composer | None = None
+    """That of the release it was read from; training the tower takes its space from under it."""
 
 
 def build(config: FitConfig, *, texts: Sequence[str]) -> Built:
@@ -93,7 +96,10 @@ def released(release_id: str, *, registry: Registry, cache: Path) -> Built:
     if loaded.dialogue_tokenizer is None:
         raise CapabilityMissing(f"{release_id} has towers only; there is no generator to train or measure")
     return Built(
-        model=loaded.model, tower_tokenizer=loaded.tower_tokenizer, dialogue_tokenizer=loaded.dialogue_tokenizer
+        model=loaded.model,
+        tower_tokenizer=loaded.tower_tokenizer,
+        dialogue_tokenizer=loaded.dialogue_tokenizer,
+        composer=loaded.composer,
     )
 
 

@@ -17,10 +17,10 @@ from trainer.config import FitConfig
 from trainer.data import Corpus, load_corpus
 from trainer.evaluate import Scores, evaluate, score_floor
 from trainer.gate import refusals
-from trainer.journal import skipped_pictures
+from trainer.journal import Journal, skipped_pictures
 from trainer.loop import train
 from trainer.progress import stage_steps, watching
-from trainer.publish import champion_of, publish, publish_past_gate, publish_retrieval
+from trainer.publish import champion_of, kept_composer, publish, publish_past_gate, publish_retrieval
 from trainer.relevance import calibrated
 from trainer.runs import release_cache, resolve, run_folder, settled, trained_checkpoint
 
@@ -121,6 +121,7 @@ def _evaluated(built: Built, *, config: FitConfig, corpus: Corpus) -> Scores:
 def _published(
     built: Built, *, config: FitConfig, registry: Registry, scores: Scores, corpus: Corpus, console: Console
 ) -> Outcome:
+    _tell_of_composer(built, config=config, console=console)
     generation, champion = champion_of(registry, channel=config.channel)
     reasons = refusals(scores, settings=config.gate, champion=champion.metrics if champion else None)
     manifest, state = publish_past_gate(
@@ -133,6 +134,16 @@ def _published(
         console=console,
     )
     return Outcome(manifest=manifest, scores=scores, channel=state)
+
+
+def _tell_of_composer(built: Built, *, config: FitConfig, console: Console) -> None:
+    if built.composer is None:
+        return
+    is_kept = kept_composer(built) is not None
+    Journal(run_folder(config)).write("composer", is_kept=is_kept, init_from=config.init_from)
+    if not is_kept:
+        told = "is left out: stage 1 left the embedding space that it was trained in (python -m trainer compose)"
+        console.print(f"the composer of {config.init_from[:19]} {told}", soft_wrap=True)
 
 
 def _publish(built: Built, *, config: FitConfig, registry: Registry, scores: Scores, corpus: Corpus) -> Manifest:

@@ -12,9 +12,10 @@ from rich.console import Console
 
 import sightline
 from sightline.errors import UsageError
-from sightline.models.release import save_release
+from sightline.models.composer import Composer
+from sightline.models.release import embedding_space_of, save_release
 from sightline.registry import ChannelState, Manifest, Registry
-from trainer.architecture import Built
+from trainer.architecture import Built, device_of
 from trainer.config import FitConfig, to_json
 from trainer.journal import Journal
 from trainer.runs import AnyConfig, run_folder
@@ -32,6 +33,14 @@ def champion_of(registry: Registry, *, channel: str) -> tuple[int, Manifest | No
     return (state.generation, registry.manifest(state.release_id)) if state else (0, None)
 
 
+def kept_composer(built: Built) -> Composer | None:
+    """The composer of the release that the run began from, beside the model; None if training left its space."""
+    if built.composer is None:
+        return None
+    space_id = embedding_space_of(built.model, tower_tokenizer=built.tower_tokenizer)
+    return built.composer.to(device_of(built.model)) if built.composer.embedding_space_id == space_id else None
+
+
 RETRIEVAL_CHANNEL = "{channel}-retrieval"
 """Channel of the releases that only retrieve, beside the one of those that generate."""
 
@@ -45,7 +54,10 @@ def publish_retrieval(built: Built, *, config: FitConfig, registry: Registry, da
     """
     with tempfile.TemporaryDirectory(prefix="sightline-release-") as folder:
         architecture = save_release(
-            Path(folder), model=built.model.retrieval_part(), tower_tokenizer=built.tower_tokenizer
+            Path(folder),
+            model=built.model.retrieval_part(),
+            tower_tokenizer=built.tower_tokenizer,
+            composer=kept_composer(built),
         )
         manifest = registry.publish(
             Path(folder), architecture=architecture, metrics={}, lineage=lineage(config, data_digest)
@@ -78,6 +90,7 @@ def publish(
             model=built.model,
             tower_tokenizer=built.tower_tokenizer,
             dialogue_tokenizer=built.dialogue_tokenizer,
+            composer=kept_composer(built),
         )
         return registry.publish(Path(folder), architecture=architecture, metrics=dict(scores), lineage=origin)
 

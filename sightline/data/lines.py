@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +82,15 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a whole JSON file. Raises DataLineInvalid naming file and line, UsageError if it cannot be read."""
+    """The value of a whole JSON file. Raises DataLineInvalid naming file and line, UsageError if it cannot be read.
+
+    An object that names a key twice is refused: the first value would be lost.
+    """
     data = read_bytes(path)
     try:
-        return json.loads(data.decode())
+        return json.loads(data.decode(), object_pairs_hook=_distinct)
+    except _RepeatedKey as error:
+        raise DataLineInvalid(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise DataLineInvalid(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
@@ -149,6 +155,18 @@ def relative_path(path: Path, *, folder: Path) -> str:
         return path.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         return path.resolve().as_posix()
+
+
+class _RepeatedKey(Exception):
+    """An object names a key twice; the message says which."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise _RepeatedKey(f"{_shown(key)} is named {count} times in one object")
+    return found
 
 
 def _as_object(line: bytes) -> Mapping[str, Any]:

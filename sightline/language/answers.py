@@ -17,7 +17,8 @@ _URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*://|www\.)|\b[a-z0-9-]+\.(?:com|or
 _ROLE = re.compile(
     r"(?i)^\s*(?:system|assistant|user|human|developer)\s*:|<\|.*?\|>|<<?/?sys>>?|\[/?inst\]|</?(?:s|scene|edit)>|#{3}"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffd]")
 _WORD = re.compile(r"[\w']+")
 
 
@@ -61,12 +62,18 @@ def foreign(text: str, *, about: str, instructions: Collection[Run]) -> Problem 
     if _ROLE.search(text):
         return Problem(reason="role_marker", detail="a text holds a role or template marker")
     if _CONTROL.search(text):
-        return Problem(reason="control_character", detail="a text holds a line break or control character")
+        detail = "a text holds a line break, a control character or half a letter"
+        return Problem(reason="control_character", detail=detail)
     if runs(text) & (set(instructions) - runs(about)):
         return Problem(reason="prompt_phrase", detail="a text repeats the instructions")
     if meta := (set(words(text)) & _META) - set(words(about)):
         return Problem(reason="meta_word", detail=f"a text says {min(meta)!r}, which is not part of the scene")
     return None
+
+
+def without_surrogates(text: str) -> str:
+    """A text that can be written and sent: half of a pair of escapes, which is no letter, becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def folded(text: str) -> str:

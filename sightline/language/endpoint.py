@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for."""
+"""Any OpenAI-compatible endpoint: POST <base url>/v1/chat/completions, JSON schema asked for where it can be."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from typing import Any
 import httpx
 
 from sightline.errors import SettingInvalid, UsageError
-from sightline.language.answers import schema_of
+from sightline.language.answers import schema_of, without_surrogates
 from sightline.language.asking import Completion, Conversation, Cost, Problem
 
 NO_ANSWER = "no_answer"
 MAX_ANSWER_BYTES = 1_000_000
 MAX_RETRY_AFTER_S = 300.0
+RESPONSE_FORMATS = ("json_schema", "json_object", "none")
 _RETRIED = frozenset({408, 409, 425, 429})
 _MISCONFIGURED = frozenset({401, 403, 404, 405})
 _PATH = "/v1/chat/completions"
@@ -40,6 +41,9 @@ class EndpointSettings:
     """Sent as a bearer token to `base_url` alone; written nowhere. Empty sends none."""
     temperature: float = 0.8
     """0 to 2: variety paid for with refused answers."""
+    response_format: str = "json_schema"
+    """Holds the model to: `json_schema`, `json_object`, or `none` for endpoints that know neither. The looser, the
+    more answers are refused."""
     num_parallel: int = 16
     """1 to 64 requests at a time."""
     connect_timeout_s: float = 5.0
@@ -57,6 +61,9 @@ class EndpointSettings:
         _check_range("temperature", self.temperature, 0, 2)
         for name in ("connect_timeout_s", "read_timeout_s", "backoff_s", "max_backoff_s"):
             _check_range(name, getattr(self, name), 0.001, 3600)
+        if self.response_format not in RESPONSE_FORMATS:
+            expected = ", ".join(RESPONSE_FORMATS)
+            raise SettingInvalid(f"endpoint: response_format: got {self.response_format!r}, expected one of {expected}")
         if not self.model.strip():
             raise SettingInvalid("endpoint: model: got an empty name")
         if not all("!" <= letter <= "~" for letter in self.api_key):
@@ -138,7 +145,7 @@ class Endpoint:
         try:
             with self._client.stream("POST", self._url, json=body) as response:
                 text = self._redacted(self._read(response, deadline=deadline))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise NoAnswer(f"{type(error).__name__}: {self._redacted(str(error))}", is_retried=True) from None
         if response.status_code in _MISCONFIGURED or response.is_redirect:
             raise UsageError(f"{self._url}: answered {response.status_code}: {text[:200]}; check URL, model and key")
@@ -169,7 +176,7 @@ def read_completion(text: str, *, max_tokens: int) -> Completion:
         content, reason = choice["message"].get("content"), choice.get("finish_reason")
         usage = found.get("usage") or {}
         cost = Cost(0, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise NoAnswer("the response is no chat completion", is_retried=True) from None
     if not isinstance(content, str) or not content.strip():
         return Completion(
@@ -178,8 +185,8 @@ def read_completion(text: str, *, max_tokens: int) -> Completion:
     if reason == "length":
         detail = f"the answer was cut off at {max_tokens} tokens"
         problem = Problem(reason="cut_off", detail=detail, is_failure=True)
-        return Completion(text=content, problem=problem, cost=cost)
-    return Completion(text=content, cost=cost)
+        return Completion(text=without_surrogates(content), problem=problem, cost=cost)
+    return Completion(text=without_surrogates(content), cost=cost)
 
 
 def retry_after_s(value: str, *, now: float) -> float:
@@ -200,15 +207,23 @@ def _refused(response: httpx.Response, *, text: str, is_retried: bool) -> NoAnsw
 
 
 def _body(conversation: Conversation, *, settings: EndpointSettings) -> dict[str, Any]:
-    schema = {"name": "answer", "strict": True, "schema": schema_of(conversation.fields)}
     return {
         "model": settings.model,
         "messages": list(conversation.messages),
         "temperature": settings.temperature,
         "max_tokens": conversation.max_tokens,
         "seed": conversation.seed,
-        "response_format": {"type": "json_schema", "json_schema": schema},
+        **_response_format(settings.response_format, fields=conversation.fields),
     }
+
+
+def _response_format(name: str, *, fields: tuple[str, ...]) -> dict[str, Any]:
+    if name == "none":
+        return {}
+    if name == "json_object":
+        return {"response_format": {"type": name}}
+    schema = {"name": "answer", "strict": True, "schema": schema_of(fields)}
+    return {"response_format": {"type": name, "json_schema": schema}}
 
 
 def _client(settings: EndpointSettings) -> httpx.Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import typer.main
 
 from sightline.cli import app
 from tests.architecture.test_house import DOCUMENTS, ROOT, documented_commands, relative
-from trainer.__main__ import _compose, _parser
+from trainer.__main__ import _compose, _parser, _recipes, any_recipe
 from trainer.composing.recipes import composed_recipe
 from trainer.experiments.run import Order, base_config, suite_named
 from trainer.overrides import apply_overrides
@@ -20,6 +21,8 @@ from trainer.recipes import recipe
 
 TRAINER = re.compile(r"python3? (?:-m trainer|trainer/)(?= |$)(.*)")
 SIGHTLINE = re.compile(r"^(?:\S+=\S+ )*(?:\S*/)?sightline(?= )(.*)")
+FINDERS: dict[Callable[..., None], Callable[[str], Any]] = {_compose: composed_recipe, _recipes: any_recipe}
+"""Where a command looks its recipe up, if not among those of models."""
 SHOWN = (
     *("README.md", "docs/train-your-own.md", "docs/metrics.md", "docs/composed-retrieval.md"),
     *("trainer/README.md", "examples/emoji/README.md"),
@@ -37,13 +40,20 @@ def take_by_trainer(words: list[str]) -> None:
     known, settings = _parser().parse_known_args(words)
     if hasattr(known, "suite"):
         rest = tuple(settings[1:] if settings[:1] == ["--"] else settings)
-        order = Order(out=Path(), is_quick=known.quick, only=known.only, seeds=(0,), is_local=True, settings=rest)
+        order = Order(
+            out=Path(),
+            recipe=known.recipe,
+            is_quick=known.quick,
+            only=known.only,
+            seeds=(0,),
+            is_local=True,
+            settings=rest,
+        )
         base_config(suite_named(known.suite), order=order)
     elif hasattr(known, "captions") or hasattr(known, "benchmark"):
         assert settings == [], f"no option {settings[0]}"
     elif known.recipe:
-        find = composed_recipe if known.run is _compose else recipe
-        apply_overrides(find(known.recipe), arguments=settings)
+        apply_overrides(FINDERS.get(known.run, recipe)(known.recipe), arguments=settings)
 
 
 def take_by_sightline(words: list[str]) -> None:
@@ -85,6 +95,8 @@ def test_the_guides_show_commands_to_check(name: str) -> None:
         "evaluate stable --dialogs x",
         "triplets a.jsonl --out b.jsonl --seeed 1",
         "compose toytown-tiny",
+        "experiments composed --recipe emojj",
+        "recipes folder-composd",
         "compose toytown-composed --alignment.stepps 1",
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.data.lines import read_json
+from sightline.data.lines import checked_object, collect, read_json
 from sightline.data.pools import PoolImage
 from sightline.errors import DataLineInvalid, UsageError
 from sightline.metrics import mean_average_precision_at, mean_average_precision_at_each, recall_at_each
@@ -107,14 +107,12 @@ def _gallery(path: Path | None, *, images: Path) -> tuple[Picture, ...]:
     folder = subfolder(images, ["unlabeled2017"])
     if path is None:
         return _gallery_of_folder(folder)
-    rows = read_json(path)
-    listed = rows.get("images") if isinstance(rows, dict) else None
+    value = read_json(path)
+    listed = value.get("images") if isinstance(value, dict) else None
     if not isinstance(listed, list):
         raise DataLineInvalid(f"{path}: images: expected COCO's list of pictures")
-    try:
-        ids = [whole(row, "id") for row in listed]
-    except ValueError as error:
-        raise DataLineInvalid(f"{path}: images: {error}") from error
+    rows = ((f"{path}: images: record {number}", row) for number, row in enumerate(listed))
+    ids = collect(rows, parse=lambda row: whole(checked_object(row), "id"), skip_bad=False, report=None)
     check_ids(path, map(str, ids), key="images.id")
     return tuple(_picture(image_id, folder=folder) for image_id in ids)
 

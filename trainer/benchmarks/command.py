@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sightline.errors import UsageError
 
+CACHE = Path("var/benchmarks")
 _TEXT = """circo, cirr, fashioniq or genecis, the benchmarks of composed retrieval as they are published; or triplets,
 composed queries of your own: a triplets.jsonl as annotations over a pool as images"""
 
@@ -22,16 +23,15 @@ def add_benchmark(command: argparse.ArgumentParser) -> None:
     command.add_argument("--registry", default="var/registry", help="where release ids and channels are looked up")
     command.add_argument("--split", default="val", help="val, or test, whose answers are hidden")
     text = """image, text, sum:WEIGHT, slerp:WEIGHT, random:SEED, composed, or rewrite:REWRITER:CAPTIONS (rules, joined,
-    endpoint or the folder of an instruct model; a captions file, endpoint or the folder of an image-to-text model)"""
-    command.add_argument("--system", default="sum:0.5", help=text)
+    endpoint or the folder of an instruct model; a captions file, endpoint or the folder of an image-to-text model);
+    composed by default where the release has a composer, else sum"""
+    command.add_argument("--system", default="", help=text)
     command.add_argument("--wording", default="{text}", help="what each text is said as, such as 'the same {text}'")
     command.add_argument("--caption-mode", default="", help="fashioniq: both_orders_mean (default) or given_order")
     command.add_argument("--submission", type=Path, metavar="FOLDER", help="write what circo's or cirr's server takes")
     command.add_argument("--allow-missing", action="store_true", help="measure without missing pictures, and stamp it")
-    command.add_argument("--out", type=Path, required=True, help="folder of the result")
-    command.add_argument(
-        "--cache", type=Path, default=Path("var/benchmarks"), help="folder of picture vectors and answers"
-    )
+    command.add_argument("--out", type=Path, help=f"folder of the result; {CACHE}/BENCHMARK by default")
+    command.add_argument("--cache", type=Path, default=CACHE, help="folder of picture vectors and answers")
     command.add_argument("--device", default="cpu", help="where the towers run")
     command.set_defaults(run=_benchmark)
 
@@ -54,7 +54,7 @@ def _benchmark(known: argparse.Namespace, settings: list[str], console: Console)
         registry=known.registry,
         system=known.system,
         wording=known.wording,
-        out=known.out,
+        out=known.out or CACHE / known.benchmark,
         submission=known.submission,
         allows_missing=known.allow_missing,
         cache=known.cache,

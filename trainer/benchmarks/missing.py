@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sightline.errors import UsageError
 from trainer.benchmarks.protocol import Benchmark, Picture, Query, Task
@@ -20,24 +21,31 @@ class Missing:
     """Queries left out because their reference or their annotated answer is missing."""
     first: tuple[str, ...]
     """The paths of the first few."""
+    listed_in: str
+    """Name of the file beside the result that lists all of them."""
 
 
-def without_missing(benchmark: Benchmark, *, allows_missing: bool) -> tuple[Benchmark, Missing | None]:
-    """(what can be measured, what it goes without or None).
+def without_missing(benchmark: Benchmark, *, allows_missing: bool, out: Path) -> tuple[Benchmark, Missing | None]:
+    """(what can be measured, what it goes without or None). The paths of what is missing are listed in a file of `out`.
 
-    Raises UsageError naming the first ten missing files and how to obtain them,
-    unless `allows_missing`; and then, too, if no query is left.
+    Raises UsageError naming the first ten missing files, the list and how to
+    obtain them, unless `allows_missing`; and then, too, if no query is left.
     """
     gone = {path: picture for task in benchmark.tasks for picture in task.pictures if (path := _absent(picture))}
+    listed_in = out / f"{benchmark.name}-{benchmark.split}-missing.txt"
+    listed_in.unlink(missing_ok=True)
     if not gone:
         return benchmark, None
+    out.mkdir(parents=True, exist_ok=True)
+    listed_in.write_text("".join(f"{name}\n" for name in sorted(gone)), encoding="utf-8")
     if not allows_missing:
-        raise UsageError(_message(benchmark, sorted(gone)))
+        raise UsageError(_message(benchmark, sorted(gone), listed_in=listed_in))
     tasks = tuple(_without(task, gone=_ids_at(task, gone)) for task in benchmark.tasks)
     if not all(task.queries for task in tasks):
         raise UsageError(f"{benchmark.name}: {len(gone)} pictures are missing and a task has no query left")
     lost = sum(len(before.queries) - len(now.queries) for before, now in zip(benchmark.tasks, tasks, strict=True))
-    missing = Missing(num_pictures=len(gone), num_queries=lost, first=tuple(sorted(gone)[:_SHOWN]))
+    first = tuple(sorted(gone)[:_SHOWN])
+    missing = Missing(num_pictures=len(gone), num_queries=lost, first=first, listed_in=listed_in.name)
     return replace(benchmark, tasks=tasks, is_published=False), missing
 
 
@@ -49,8 +57,8 @@ def _ids_at(task: Task, paths: Collection[str]) -> set[str]:
     return {picture.image_id for picture in task.pictures if str(picture.image.path) in paths}
 
 
-def _message(benchmark: Benchmark, paths: Sequence[str]) -> str:
-    more = f"\n  and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+def _message(benchmark: Benchmark, paths: Sequence[str], *, listed_in: Path) -> str:
+    more = f"\n  and {len(paths) - _SHOWN} more, all of them in {listed_in}" if len(paths) > _SHOWN else ""
     shown = "".join(f"\n  {path}" for path in paths[:_SHOWN])
     return (
         f"{benchmark.name}: {len(paths)} pictures are missing:{shown}{more}\n{benchmark.how_to_get_pictures}. "

@@ -39,7 +39,7 @@ def reservations(result: Result) -> list[str]:
     """Why these are no scores of the published benchmark, if they are not."""
     found, missing = [], result.made_of["missing"]
     if missing:
-        lost = f"{missing['num_pictures']:,} pictures and {missing['num_queries']:,} queries"
+        lost = f"{missing['num_pictures']:,} pictures ({missing['listed_in']}) and {missing['num_queries']:,} queries"
         found.append(f"[red]incomplete:[/red] measured without {lost}; no score of this benchmark")
     elif not result.made_of["is_published_size"] and result.made_of["benchmark"] != "triplets":
         found.append("[yellow]not the published set:[/yellow] the numbers of queries or pictures differ")

@@ -25,7 +25,7 @@ from trainer.benchmarks.missing import Missing, without_missing
 from trainer.benchmarks.protocol import Benchmark, ComposedEncoder, Floats, References, Task
 from trainer.benchmarks.ranking import TIE_RULE, Ranked, Scores, rank_task
 from trainer.benchmarks.submission import NUM_SUBMITTED, check_submittable, write_submission
-from trainer.benchmarks.systems import open_system
+from trainer.benchmarks.systems import default_system, open_system
 from trainer.runs import resolve
 from trainer.store import StoredArray
 
@@ -41,7 +41,8 @@ class Order:
     release: str
     """A folder, a release id, or a channel of `registry`."""
     registry: str
-    system: str
+    system: str = ""
+    """Empty takes the composer where the release has one, else the plain sum."""
     wording: str = PLAIN
     """What is said of each text before the model's own template, such as 'the same {text}' for GeneCIS."""
     out: Path
@@ -93,10 +94,11 @@ def run_benchmark(order: Order, *, console: Console) -> Result:
     that are wrong or missing, before anything is encoded.
     """
     kind = _kind(order)
-    benchmark, missing = without_missing(kind.read(order.files), allows_missing=order.allows_missing)
+    benchmark, missing = without_missing(kind.read(order.files), allows_missing=order.allows_missing, out=order.out)
     _check_purpose(order, benchmark, missing=missing)
     folder, release = release_folder(order.release, registry=order.registry, cache=order.cache)
-    encoder = open_system(order.system, folder=folder, device=order.device, cache=order.cache)
+    system = order.system or _default_system(folder, console=console)
+    encoder = open_system(system, folder=folder, device=order.device, cache=order.cache)
     num_best = NUM_SUBMITTED[benchmark.name] if order.submission else 0
     with _progress(console) as progress:
         measure = partial(_ranked, encoder=encoder, order=order, num_best=num_best, progress=progress)
@@ -140,6 +142,12 @@ def _kind(order: Order) -> Kind:
     if order.submission:
         check_submittable(order.benchmark)
     return KINDS[order.benchmark]
+
+
+def _default_system(folder: Path, *, console: Console) -> str:
+    name = default_system(folder)
+    console.print(f"system: {name}, as none was named; --system takes another")
+    return name
 
 
 def _check_purpose(order: Order, benchmark: Benchmark, *, missing: Missing | None) -> None:

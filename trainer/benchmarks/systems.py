@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import UsageError
+from sightline.models.composer_release import COMPOSER_FILE
 from sightline.models.encoder_model import EncoderModel
 from sightline.models.release import load_encoder
 from trainer.benchmarks.baselines import (
@@ -49,6 +50,11 @@ def open_system(text: str, *, folder: Path, device: str, cache: Path) -> Compose
         raise UsageError(f"system: got {text!r}, expected one of {', '.join(SYSTEMS)}")
     opening = Opening(argument=argument, device=device, cache=cache)
     return SYSTEMS[name](load_encoder(folder, device=device), opening)
+
+
+def default_system(folder: Path) -> str:
+    """What is measured where no system is named: the composer of the release in `folder`, else the plain sum."""
+    return "composed" if (folder / COMPOSER_FILE).is_file() else "sum"
 
 
 def _plain(name: str, combine: Combine) -> System:

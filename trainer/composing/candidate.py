@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -26,19 +26,25 @@ class Weights(nn.Module):
         return {name: self.get_buffer(kept) for name, kept in self._names.items()}
 
     @torch.no_grad()
-    def move(self, state: Mapping[str, Tensor], *, keep: float) -> None:
-        """Take over a share of `state`, all of it where `keep` is 0; whole numbers are taken over as they are."""
+    def move(self, state: Mapping[str, Tensor], *, keep: float = 0.0, whole: Collection[str] = ()) -> None:
+        """Take over a share of `state`, all of it where `keep` is 0, and in any case all of what `whole` names."""
         for name, mine in self.state().items():
-            if keep and mine.is_floating_point():
+            if keep and name not in whole:
                 mine.lerp_(state[name], 1.0 - keep)
             else:
                 mine.copy_(state[name])
 
 
 class Candidate(nn.Module):
-    """What a stage trains and what it will hand on: the weights with the least held-out loss."""
+    """What a stage trains and what it will hand on: the weights with the least held-out loss.
+
+    The moving average keeps min(ema, (1 + t) / (10 + t)) at step t, from 1 on,
+    lest it remember for long what was random. It is one of parameters: buffers
+    hold what was measured.
+    """
 
     best_loss: Tensor
+    num_steps: Tensor
     num_worse: Tensor
 
     def __init__(self, composer: Composer, *, ema: float) -> None:
@@ -47,23 +53,27 @@ class Candidate(nn.Module):
         self.average = Weights(composer.state_dict())
         self.best = Weights(composer.state_dict())
         self.register_buffer("best_loss", torch.tensor(math.inf))
+        self.register_buffer("num_steps", torch.tensor(0))
         self.register_buffer("num_worse", torch.tensor(0))
 
     def restart(self) -> None:
         """Begin anew from the composer as it is."""
         for weights in (self.average, self.best):
-            weights.move(self.composer.state_dict(), keep=0.0)
+            weights.move(self.composer.state_dict())
+        self.num_steps.zero_()
 
     def step(self) -> None:
         """Let the average follow an optimiser's step."""
-        self.average.move(self.composer.state_dict(), keep=self._ema)
+        steps = int(self.num_steps.add_(1))
+        measured = {name for name, _ in self.composer.named_buffers(remove_duplicate=False)}
+        self.average.move(self.composer.state_dict(), keep=min(self._ema, (1 + steps) / (10 + steps)), whole=measured)
 
     def judge(self, held_out_loss: Callable[[], float]) -> float:
         """The held-out loss of the average, whose weights are kept if none were better."""
         with self._as(self.average):
             loss = held_out_loss()
         if loss < float(self.best_loss):
-            self.best.move(self.average.state(), keep=0.0)
+            self.best.move(self.average.state())
             self.best_loss.fill_(loss)
             self.num_worse.zero_()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -73,11 +74,13 @@ def make_triplets(known: argparse.Namespace, *, console: Console) -> None:
     about = {"prompt_digest": generator.prompt_digest, "similarity": _told(band)}
     notes = _notes(known, records=records, num_asks=len(asks), left_out=left_out)
     with closing(Ledger(known.out, name=generator.name, about=about, notes=notes)) as ledger:
+        began, num_before = time.monotonic(), ledger.accepted.total()
         try:
             _run_shown(asks, generator, ledger=ledger, band=band, console=console)
         finally:
+            speed = (ledger.accepted.total() - num_before) / max(time.monotonic() - began, 1e-9)
             console.print(_table(ledger))
-            console.print(f"wrote {ledger.path}; {_cost(ledger)}", soft_wrap=True)
+            console.print(f"wrote {ledger.path}; {_cost(ledger)}; {_pace(generator, speed=speed)}", soft_wrap=True)
 
 
 def _generator(known: argparse.Namespace, *, records: Sequence[CaptionRecord]) -> TripletGenerator:
@@ -101,8 +104,8 @@ def _band(known: argparse.Namespace) -> SimilarityBand | None:
     return band_of(known.release, registry_uri=known.registry, cache_folder=cache, low=low, high=high)
 
 
-def _told(band: SimilarityBand | None) -> dict[str, Any] | None:
-    return None if band is None else {"release": band.release_id, "low": band.low, "high": band.high}
+def _told(band: SimilarityBand | None) -> dict[str, Any] | str:
+    return "off" if band is None else {"release": band.release_id, "low": band.low, "high": band.high}
 
 
 def _notes(
@@ -147,3 +150,9 @@ def _table(ledger: Ledger) -> Table:
 def _cost(ledger: Ledger) -> str:
     cost = asdict(ledger.cost)
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in cost.items())
+
+
+def _pace(generator: TripletGenerator, *, speed: float) -> str:
+    """Of this run alone; the cost is that of all runs of the file."""
+    num_asks = generator.num_parallel * generator.batch_items
+    return f"up to {num_asks} asks at a time, {speed:.1f} records a second in this run"

@@ -203,21 +203,38 @@ def test_phi_and_a_text_tower_learn_at_their_shares_of_the_rate(config: ComposeC
     assert frozen.rates() == {}
 
 
-def test_the_average_follows_its_formula_and_the_best_stays(config: ComposeConfig) -> None:
+def test_the_average_follows_its_formula_also_where_it_was_kept_on_disk(config: ComposeConfig) -> None:
+    before, after = (Candidate(_second(settled(config)), ema=0.75) for _ in range(2))
+    weight = before.composer.phi.layers[0].weight
+    expected = weight.detach().clone()
+    for step in range(1, 40):
+        _move(before, step=step)
+        keep = min(0.75, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * weight.detach()
+        if step == 5:
+            after.load_state_dict(before.state_dict())
+        elif step > 5:
+            _move(after, step=step)
+    for candidate in (before, after):
+        assert torch.allclose(candidate.average.state()["phi.layers.0.weight"], expected, atol=1e-5)
+
+
+def test_what_was_measured_is_not_averaged(config: ComposeConfig) -> None:
     candidate = Candidate(_second(settled(config)), ema=0.75)
-    name = "phi.layers.0.weight"
-    start = candidate.composer.state_dict()[name].clone()
-    with torch.no_grad():
-        candidate.composer.phi.layers[0].weight.add_(1.0)
+    candidate.composer.noise.std_D.fill_(0.5)
     candidate.step()
-    assert torch.allclose(candidate.average.state()[name], start + 0.25)
+    assert candidate.average.state()["noise.std_D"].eq(0.5).all()
+
+
+def test_the_best_average_stays(config: ComposeConfig) -> None:
+    candidate = Candidate(_second(settled(config)), ema=0.75)
+    _move(candidate, step=1)
+    best = candidate.average.state()["phi.layers.0.weight"].clone()
     assert candidate.judge(lambda: 2.0) == 2.0
-    with torch.no_grad():
-        candidate.composer.phi.layers[0].weight.add_(1.0)
-    candidate.step()
+    _move(candidate, step=2)
     assert candidate.judge(lambda: 3.0) == 3.0
     assert int(candidate.num_worse) == 1
-    assert torch.allclose(candidate.choose().state_dict()[name], start + 0.25)
+    assert candidate.choose().state_dict()["phi.layers.0.weight"].equal(best)
 
 
 def test_the_gate_asks_for_what_was_measured() -> None:
@@ -254,6 +271,12 @@ def test_an_edit_of_an_unknown_picture_is_named(config: ComposeConfig, squares: 
 def test_unknown_settings_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(SettingInvalid, match=message):
         make()
+
+
+def _move(candidate: Candidate, *, step: int) -> None:
+    with torch.no_grad():
+        candidate.composer.phi.layers[0].weight.add_(step % 3)
+    candidate.step()
 
 
 def _second(config: ComposeConfig) -> Composer:

@@ -24,6 +24,7 @@ from trainer.experiments.composers import ComposerModel
 from trainer.experiments.cost import PeakBytes
 from trainer.experiments.damage import damaged
 from trainer.experiments.plan import Cell, Claim, Model, Outcome, digest_of
+from trainer.experiments.report import write_report
 from trainer.experiments.results import result_rows, verdicts
 from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
@@ -302,6 +303,18 @@ def test_a_page_embeds_a_picture_of_a_tar_and_not_the_tar(tmp_path: Path) -> Non
     head, _, body = uri.partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(body) == image.getvalue()
+
+
+@pytest.mark.parametrize(("asked_with", "heading"), [("", "Dialogues"), ("data:image/png;base64,AA", "Queries")])
+def test_a_page_calls_what_was_asked_by_its_name(asked_with: str, heading: str, tmp_path: Path) -> None:
+    setting = {"command": "", "recipe": "", "seeds": [0], "is_quick": False, "num_trained": 0}
+    example = {"turns": ["but red"], "asked_with": asked_with, "expected": "p7", "answers": []}
+    suite = replace(ZRIGF, notes=lambda rows: [])
+    write_report(tmp_path / "a.html", suite=suite, rows=[], verdicts=[], dialogues=[example], setting=setting)
+    page = (tmp_path / "a.html").read_text()
+    headings = [name for name in ("Dialogues", "Queries") if f"<h2>{name}</h2>" in page]
+    assert headings == [heading]
+    assert ("expected: picture p7" in page) == bool(asked_with)
 
 
 def test_a_digest_tells_seeds_settings_and_data_apart_but_not_folders() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from sightline.models.release import load_encoder, load_generator
+from sightline.models.composer import build_composer
+from sightline.models.composer_config import ComposerConfig
+from sightline.models.release import load_encoder, load_generator, load_model, save_release
 from sightline.registry import Registry
 from trainer.__main__ import ERROR_EXIT, main
 from trainer.config import FitConfig, GateSettings
@@ -100,6 +103,33 @@ def test_continuing_a_release_with_stage_one_gives_a_new_embedding_space(tiny_fi
     assert fit(again, console=console).manifest.embedding_space_id != first.manifest.embedding_space_id
 
 
+@pytest.mark.slow
+def test_a_composer_is_passed_on_while_its_embedding_space_stays(
+    tiny_fit: FitConfig, console: Console, tmp_path: Path
+) -> None:
+    stable = give_a_composer(fit(tiny_fit, console=console).manifest.release_id, config=tiny_fit, folder=tmp_path)
+    again = replace(tiny_fit, init_from=stable, run=replace(tiny_fit.run, name="again"))
+    second = fit(replace(again, stage1=replace(tiny_fit.stage1, steps=0)), console=console).manifest
+    folders = [Registry(tiny_fit.registry).fetch(one, into=tmp_path) for one in (stable, second.release_id)]
+    first, kept = (load_model(folder).composer for folder in folders)
+    assert first is not None
+    assert kept is not None
+    assert all(kept.state_dict()[name].equal(value) for name, value in first.state_dict().items())
+    load_encoder(folders[1], dtype="float32").check_golden()
+
+
+@pytest.mark.slow
+def test_a_composer_is_left_out_aloud_where_stage_one_leaves_its_embedding_space(
+    tiny_fit: FitConfig, console: Console, tmp_path: Path
+) -> None:
+    stable = give_a_composer(fit(tiny_fit, console=console).manifest.release_id, config=tiny_fit, folder=tmp_path)
+    again = replace(tiny_fit, init_from=stable, run=replace(tiny_fit.run, name="again"))
+    said = io.StringIO()
+    assert not fit(again, console=Console(file=said)).manifest.architecture["has_composer"]
+    assert "composer" in said.getvalue()
+    assert [row["is_kept"] for row in read_journal(run_folder(again)) if row["event"] == "composer"] == [False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -115,3 +145,23 @@ def test_a_wrong_command_says_what_would_be_right(
 ) -> None:
     assert main([*arguments]) == ERROR_EXIT
     assert said in capsys.readouterr().err
+
+
+def give_a_composer(release_id: str, *, config: FitConfig, folder: Path) -> str:
+    """The id of the same release with an untrained composer."""
+    registry = Registry(config.registry)
+    loaded = load_model(registry.fetch(release_id, into=folder / "fetched"))
+    composer = build_composer(
+        ComposerConfig(),
+        tower=loaded.model.tower,
+        tokenizer=loaded.tower_tokenizer,
+        embedding_space_id=loaded.embedding_space_id,
+    )
+    architecture = save_release(
+        folder / "composing",
+        model=loaded.model,
+        tower_tokenizer=loaded.tower_tokenizer,
+        dialogue_tokenizer=loaded.dialogue_tokenizer,
+        composer=composer.eval(),
+    )
+    return registry.publish(folder / "composing", architecture=architecture, metrics={}, lineage={}).release_id

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import SettingInvalid
+from trainer.__main__ import ERROR_EXIT, main
+from trainer.composing.recipes import COMPOSED_RECIPES
 from trainer.config import FitConfig, flatten, from_json, to_json, training_settings
 from trainer.overrides import apply_overrides
 from trainer.recipes import RECIPES, recipe
@@ -31,6 +33,16 @@ def test_every_setting_of_a_recipe_can_be_written_on_the_command_line(name: str)
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(SettingInvalid, match="did you mean toytown-tiny"):
         recipe("toytown-tinny")
+
+
+def test_the_recipes_of_composers_are_listed_and_told_like_those_of_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in (*RECIPES, *COMPOSED_RECIPES))
+    assert main(["recipes", "folder-composed", "--inversion.steps", "77"]) == 0
+    assert "77" in next(line for line in capsys.readouterr().out.splitlines() if "inversion.steps" in line)
+    assert main(["recipes", "folder-composd"]) == ERROR_EXIT
+    assert "did you mean folder-composed" in capsys.readouterr().err
 
 
 def test_a_dotted_setting_changes_that_field_alone() -> None:

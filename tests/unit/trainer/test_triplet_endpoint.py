@@ -113,6 +113,22 @@ def test_types_are_asked_for_alike_and_the_schema_and_key_are_sent(tmp_path: Pat
     assert set(server.authorizations) == {f"Bearer {KEY}"}
 
 
+@pytest.mark.parametrize(("name", "sent"), [("json_object", {"type": "json_object"}), ("none", None)])
+def test_an_endpoint_that_knows_no_schemas_can_be_asked_without(tmp_path: Path, name: str, sent: Any) -> None:
+    environ = {"SIGHTLINE_TRIPLETS_MODEL": "m", "SIGHTLINE_TRIPLETS_RESPONSE_FORMAT": name}
+    with served(lambda number, body: edit_of(body)) as server:
+        environ["SIGHTLINE_TRIPLETS_BASE_URL"] = server.base_url
+        generator = by_endpoint(read_settings(EndpointSettings, section="triplets", environ=environ), seed=0)
+        answer = generator.propose(plan(captions(1), generator)[0])[0]
+    assert isinstance(answer.result, Pair)
+    assert server.requests[0].get("response_format") == sent
+
+
+def test_a_response_format_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(SettingInvalid, match="got 'yaml', expected one of json_schema, json_object, none"):
+        EndpointSettings(base_url="http://h:1", model="m", response_format="yaml")
+
+
 def test_a_refused_answer_is_asked_for_once_more_with_the_reason_and_then_dropped(tmp_path: Path) -> None:
     def behaviour(number: int, body: dict[str, Any]) -> Reply:
         is_bad = "p" in body["model"] and "beside 3 tall" in json.dumps(body["messages"])
@@ -126,6 +142,32 @@ def test_a_refused_answer_is_asked_for_once_more_with_the_reason_and_then_droppe
     assert ledger.reasons == {"not_json": 1}
     row = json.loads(ledger.rejected_path.read_text())
     assert (row["image"], row["reason"]) == ("p3", "not_json")
+
+
+@pytest.mark.parametrize("escapes", [1, 2])  # in the completion's text, and in the JSON object that this text holds
+def test_half_a_letter_is_refused_and_asked_for_again_in_letters_that_can_be_sent(tmp_path: Path, escapes: int) -> None:
+    half = "\ud83d" if escapes == 1 else "\\ud83d"
+    bad = completion(f'{{"modification": "add {half}", "target_caption": "a dog with a red kite"}}')
+    with served(lambda number, body: bad if number == 0 else edit_of(body)) as server:
+        make(server, tmp_path / "edits.jsonl", count=1)
+        again = server.requests[1]["messages"][-2:]
+    assert "half a letter" in again[1]["content"]
+    assert again[0]["content"].isprintable()
+    assert len(read_edits(tmp_path / "edits.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        (200, {"content-encoding": "gzip"}, b"this was never packed"),
+        (200, {}, completion("{}")[2].replace(b"100", b"1e999")),
+    ],
+)
+def test_a_response_that_makes_no_sense_is_asked_for_again(tmp_path: Path, nonsense: Reply) -> None:
+    with served(lambda number, body: nonsense if number == 0 else edit_of(body)) as server:
+        ledger, waits = make(server, tmp_path / "edits.jsonl", count=1)
+    assert (len(waits), ledger.cost.requests) == (1, 2)
+    assert len(read_edits(tmp_path / "edits.jsonl")) == 1
 
 
 def test_an_ask_that_nobody_answers_stays_open_for_the_next_run(tmp_path: Path) -> None:

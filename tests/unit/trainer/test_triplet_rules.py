@@ -217,7 +217,9 @@ def written(tmp_path: Path, captions: tuple[str, ...]) -> Path:
     return tmp_path / "captions.jsonl"
 
 
-def test_the_command_writes_triplets_and_a_card_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_the_command_writes_triplets_and_a_card_and_does_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out" / "edits.jsonl"
     words = ["triplets", str(written(tmp_path, PHOTOS)), "--out", str(out), "--edits-per-caption", "3"]
     assert main(words) == 0
@@ -225,6 +227,8 @@ def test_the_command_writes_triplets_and_a_card_and_does_nothing_twice(tmp_path:
     card = json.loads(out.with_suffix(".card.json").read_text())
     assert card["accepted"] == len(records) == card["asks"] - card["rejected"]
     assert card["is_complete"]
+    assert card["similarity"] == "off"
+    assert "up to 256 asks at a time" in capsys.readouterr().out
     assert {record.generator.kind for record in records} == {"rule"}
     before = out.read_bytes()
     assert main(words) == 0

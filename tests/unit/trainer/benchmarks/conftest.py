@@ -17,7 +17,10 @@ from PIL import Image
 from sightline.data.pools import PoolImage, write_pool
 from sightline.data.triplets import TripletRecord, write_triplets
 from sightline.testing.tiny_releases import save_tiny_encoder
+from trainer.benchmarks import circo
 from trainer.benchmarks.annotations import Files
+from trainer.benchmarks.protocol import Benchmark
+from trainer.benchmarks.run import KINDS
 
 NUM_PICTURES = 56
 """More than the 50 that a server wants of each query."""
@@ -41,6 +44,30 @@ def small(tmp_path: Path) -> WriteFiles:
         return _WRITERS[name](tmp_path / name)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def genuine(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Benchmark]:
+    """Reads a published benchmark, once, without its pictures; CIRCO's gallery is made up, of the published size."""
+    nowhere = tmp_path_factory.mktemp("pictures")
+
+    @functools.cache
+    def read(name: str, split: str) -> Benchmark:
+        folder = shared_data / "cir_annotations"
+        images = _circo_gallery(nowhere, folder) if name == "circo" else nowhere
+        return KINDS[name].read(Files(annotations=folder, images=images, split=split))
+
+    return read
+
+
+def _circo_gallery(images: Path, folder: Path) -> Path:
+    rows = [row for split in ("val", "test") for row in json.loads((folder / f"circo_{split}.json").read_text())]
+    ids = {row["reference_img_id"] for row in rows} | {one for row in rows for one in row.get("gt_img_ids", [])}
+    others = (number for number in range(1, 10**6) if number not in ids)
+    ids |= {next(others) for _ in range(circo.PUBLISHED["val"].gallery_size - len(ids))}
+    listed = {"images": [{"id": number} for number in sorted(ids)]}
+    (images / circo.GALLERY_FILE).write_text(json.dumps(listed), encoding="utf-8")
+    return images
 
 
 def _draw(paths: Sequence[Path]) -> None:

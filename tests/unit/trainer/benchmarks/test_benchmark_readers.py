@@ -43,9 +43,9 @@ def refusal(name: str, files: Files) -> str:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_picture_of_a_well_formed_benchmark_is_found(name: str, small: Small) -> None:
+def test_every_picture_of_a_well_formed_benchmark_is_found(name: str, small: Small, tmp_path: Path) -> None:
     benchmark = KINDS[name].read(small(name))
-    assert without_missing(benchmark, allows_missing=False) == (benchmark, None)
+    assert without_missing(benchmark, allows_missing=False, out=tmp_path / "out") == (benchmark, None)
     assert benchmark.has_targets
     assert not benchmark.is_published
 
@@ -149,20 +149,39 @@ def test_broken_galleries_are_named(small: Small) -> None:
     assert "record 6: target_ids: picture 'p77' is not in the gallery" in refusal("triplets", files)
 
 
+def test_a_picture_that_a_split_names_twice_is_named(small: Small) -> None:
+    files = small("cirr")
+    path = files.annotations / "image_splits/split.rc2.val.json"
+    path.write_text(path.read_text().replace("{", '{"dev-3-0-img1": "./dev/other.png", ', 1))
+    assert f"{path}: 'dev-3-0-img1' is named 2 times in one object" in refusal("cirr", files)
+
+
 def spoil_line(path: Path, line: str) -> None:
     path.write_text(f"{path.read_text()}{line}\n")
 
 
-def test_coco_lists_the_gallery_of_circo_where_it_lies(small: Small) -> None:
+def test_coco_lists_the_gallery_of_circo_where_it_lies(small: Small, tmp_path: Path) -> None:
     files = small("circo")
-    listed = {"images": [{"id": number} for number in range(1, 90)]}
-    (files.annotations / "annotations" / circo.GALLERY_FILE).write_text(json.dumps(listed))
+    images = {"images": [{"id": number} for number in range(1, 90)]}
+    (files.annotations / "annotations" / circo.GALLERY_FILE).write_text(json.dumps(images))
     benchmark = KINDS["circo"].read(files)
     assert len(benchmark.tasks[0].gallery) == 89
     with pytest.raises(
-        UsageError, match=r"33 pictures are missing:\n .*000000000057.jpg(.|\n)*and 23 more(.|\n)*cocodata"
+        UsageError, match=r"33 pictures are missing:\n .*000000000057.jpg(.|\n)*23 more, all of them in .*\n.*cocodata"
     ):
-        without_missing(benchmark, allows_missing=False)
+        without_missing(benchmark, allows_missing=False, out=tmp_path / "out")
+    listed = (tmp_path / "out/circo-val-missing.txt").read_text().splitlines()
+    assert [Path(name).stem for name in listed] == [f"{number:012d}" for number in range(57, 90)]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"), [([7], "got [7], expected a JSON object"), ({"file_name": "7.jpg"}, "id: is missing")]
+)
+def test_a_broken_entry_of_the_gallery_of_circo_is_named(row: Any, told: str, small: Small) -> None:
+    files = small("circo")
+    path = files.annotations / "annotations" / circo.GALLERY_FILE
+    path.write_text(json.dumps({"images": [{"id": 1}, {"id": 2}, row]}))
+    assert f"{path}: images: record 2: {told}" in refusal("circo", files)
 
 
 def test_a_published_set_of_queries_wants_its_published_gallery(small: Small) -> None:
@@ -173,11 +192,11 @@ def test_a_published_set_of_queries_wants_its_published_gallery(small: Small) ->
         annotations.is_published(task, counts=ask[1], source=Path("cap.json"))
 
 
-def test_what_is_missing_is_left_out_and_counted(small: Small) -> None:
+def test_what_is_missing_is_left_out_and_counted(small: Small, tmp_path: Path) -> None:
     files = small("cirr")
     for number in (0, 4):  # the reference of query 0; a member of all, reference of 4 and target of 1
         (files.images / "dev" / f"dev-{number}-0-img{number % 2}.png").unlink()
-    kept, missing = without_missing(KINDS["cirr"].read(files), allows_missing=True)
+    kept, missing = without_missing(KINDS["cirr"].read(files), allows_missing=True, out=tmp_path / "out")
     assert missing is not None
     assert (missing.num_pictures, missing.num_queries) == (2, 3)
     assert [query.query_id for query in kept.tasks[0].queries] == ["102", "103"]

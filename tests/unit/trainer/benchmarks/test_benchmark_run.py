@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sightline.errors import UsageError
-from sightline.testing.tiny_releases import DIMENSION, publish_folder, save_tiny_encoder
+from sightline.testing.tiny_releases import DIMENSION, SEES_VECTORS, publish_folder, save_tiny_encoder
 from trainer.__main__ import main
 from trainer.benchmarks import baselines, features
 from trainer.benchmarks.annotations import Files
@@ -42,6 +42,20 @@ def test_the_command_measures_every_schema(name: str, small: Small, tiny_release
     assert all(len(digest) == 64 for digest in result["annotations_sha256"].values())
     assert {"template", "wording", "caption_mode", "tie_rule", "ks", "embedding_space_id"} < set(result)
     assert all(0 <= value <= 100 for row in result["metrics"].values() for value in row.values())
+
+
+def test_files_and_a_release_are_enough(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = small("triplets")
+    for name, composer, system in (("plain", None, "sum"), ("composing", SEES_VECTORS, "composed")):
+        save_tiny_encoder(tmp_path / name, composer=composer)
+        places = ["--annotations", str(files.annotations), "--images", str(files.images), "--release", name]
+        assert main(["benchmark", "triplets", *places]) == 0
+        assert f"system: {system}, as none was named" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "var/benchmarks/triplets").iterdir()}
+    assert written == {"triplets-val-sum-0.5.json", "triplets-val-composed.json"}
 
 
 def test_hidden_answers_give_a_submission_alone(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,30 +117,6 @@ def _ranked(query: circo.Query, ranks: list[int]) -> Ranked:
     )
 
 
-@pytest.fixture(scope="module")
-def genuine(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Benchmark]:
-    """Reads a published benchmark, once, without its pictures; CIRCO's gallery is made up, of the published size."""
-    nowhere = tmp_path_factory.mktemp("pictures")
-
-    @functools.cache
-    def read(name: str, split: str) -> Benchmark:
-        folder = shared_data / "cir_annotations"
-        images = _circo_gallery(nowhere, folder) if name == "circo" else nowhere
-        return KINDS[name].read(Files(annotations=folder, images=images, split=split))
-
-    return read
-
-
-def _circo_gallery(images: Path, folder: Path) -> Path:
-    rows = [row for split in ("val", "test") for row in json.loads((folder / f"circo_{split}.json").read_text())]
-    ids = {row["reference_img_id"] for row in rows} | {one for row in rows for one in row.get("gt_img_ids", [])}
-    others = (number for number in range(1, 10**6) if number not in ids)
-    ids |= {next(others) for _ in range(circo.PUBLISHED["val"].gallery_size - len(ids))}
-    listed = {"images": [{"id": number} for number in sorted(ids)]}
-    (images / circo.GALLERY_FILE).write_text(json.dumps(listed), encoding="utf-8")
-    return images
-
-
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["circo", "cirr", "fashioniq", "genecis"])
@@ -191,6 +164,25 @@ def test_genuine_files_hold_what_was_published(genuine: Callable[[str, str], Ben
     assert objects.notes == ("change_object: galleries that list the target twice, where it counts once: 1",)
     places = [query.gallery.index(query.targets[0]) for query in objects.tasks[0].queries]
     assert np.bincount(places, minlength=15).max() < 0.1 * len(places)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_smaller", "expected"),
+    [
+        ("focus_attribute", 0, True),
+        ("focus_attribute", 1, False),
+        ("change_object", 1, True),
+        ("change_object", 2, False),
+    ],
+)
+def test_a_gallery_of_another_size_is_not_the_published_set(name: str, num_smaller: int, expected: bool) -> None:
+    counts = genecis.PUBLISHED[name]
+    ids = tuple(map(str, range(counts.gallery_size)))
+    whole = circo.Query(query_id="0", reference="r", texts=("t",), targets=("0",), gallery=ids)
+    queries = [whole] * (counts.num_queries - num_smaller)
+    queries += [dataclasses.replace(whole, gallery=ids[:-1])] * num_smaller
+    task = Task(name=name, pictures=(), gallery=(), queries=tuple(queries), excludes_reference=False)
+    assert genecis.has_published_sizes(task) is expected
 
 
 def test_a_mean_over_fewer_than_four_tasks_is_not_shown() -> None:

@@ -103,6 +103,24 @@ def test_a_subset_holds_members_alone_and_files_have_a_limit(small: Small, tmp_p
         check(benchmark, recall)
 
 
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_queries"), [("circo", 800), ("cirr", 4148)])
+def test_submissions_over_the_genuine_files_are_accepted(
+    name: str, num_queries: int, genuine: Callable[[str, str], Benchmark], tmp_path: Path
+) -> None:
+    benchmark = genuine(name, "test")
+    task, rng = benchmark.tasks[0], np.random.default_rng(0)
+
+    def at_random(part: slice) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return rng.random((len(task.queries[part]), len(task.pictures)), dtype=np.float32)
+
+    ranked = rank_task(task, score=at_random, num_best=50)
+    assert len(ranked) == num_queries
+    for path in write_submission(tmp_path, benchmark, ranked={name: ranked}):
+        check(benchmark, path)
+
+
 def test_only_benchmarks_with_a_server_take_submissions() -> None:
     with pytest.raises(UsageError, match="genecis has no server; those of circo, cirr take one"):
         check_submittable("genecis")
