@@ -106,12 +106,13 @@ def searched_words(
     """
     generator = torch.Generator().manual_seed(seed)
     composer.train_only()
+    plain_1L = composer.tower.longest_text(plain_ids_L[None].to(picture_ND.device))
     found = []
     for part_BD in picture_ND.split(settings.batch_size):
         drawn_BW = torch.randn(len(part_BD), composer.width, generator=generator) * 0.02
         word_BW = torch.nn.Parameter(drawn_BW.to(part_BD.device))
         optimizer = torch.optim.AdamW([word_BW], lr=2e-2, weight_decay=0.01)
-        ids_BL = plain_ids_L.to(part_BD.device).expand(len(part_BD), -1)
+        ids_BL = plain_1L.expand(len(part_BD), -1)
         for _ in range(settings.optimisation_steps):
             optimizer.zero_grad()
             cosine_B = (composer.read(ids_BL, word_BW) * part_BD).sum(dim=-1)
