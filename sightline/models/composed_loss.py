@@ -72,22 +72,20 @@ def entropy_weights(
 
 
 def same_targets(
-    text_M: Tensor, target_MD: Tensor, *, has_references: bool = False, limit: float = SAME_TARGET_COSINE
+    text_M: Tensor, target_MD: Tensor, *, picture_M: Tensor | None = None, limit: float = SAME_TARGET_COSINE
 ) -> Tensor:
     """[M, G] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
 
     Captions are given as numbers that are equal where the texts are, whichever
-    worker has them. With `has_references` the second half of the rows are the
-    references' captions of the first half's edits: those two are told apart by
-    their words alone, as an edit that moves a vector little is the one to learn.
+    worker has them, and so are the reference pictures: what is asked of one
+    picture, and that picture's own caption, are told apart by their words alone,
+    as an edit that moves a vector little is the one to learn.
     """
-    own_M1 = own_rows(text_M).unsqueeze(1)
-    is_near_MG = target_MD @ gather(target_MD).T > limit
-    if has_references:
-        half = len(text_M) // 2
-        is_near_MG.scatter_(1, torch.cat([own_M1[half:], own_M1[:half]]), False)
-    is_same_MG = (text_M.unsqueeze(1) == gather(text_M)) | is_near_MG
-    return is_same_MG.scatter_(1, own_M1, False)
+    is_same_MG = target_MD @ gather(target_MD).T > limit
+    if picture_M is not None:
+        is_same_MG &= picture_M.unsqueeze(1) != gather(picture_M)
+    is_same_MG |= text_M.unsqueeze(1) == gather(text_M)
+    return is_same_MG.scatter_(1, own_rows(text_M).unsqueeze(1), False)
 
 
 def _logits(from_MD: Tensor, to_GD: Tensor, *, temperature: float, is_same_MG: Tensor | None) -> Tensor:

@@ -81,12 +81,12 @@ def encoded_edits(
         plain_ids_L=plain_ids(loaded, template=config.template),
         target_ND=text_vectors(loaded, targets),
         source_ND=source_ND,
+        picture_N=torch.from_numpy(row_N),
         target_text_N=torch.tensor([number_of[text] for text in targets]),
         source_text_N=torch.tensor([number_of[text] for text in sources]),
         target_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(targets).ids),
         source_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(sources).ids),
         pixels=load_pictures(images, preprocess=loaded.model.tower.preprocess, cache=cache) if needs_pixels else None,
-        pixel_rows_N=row_N if needs_pixels else None,
     )
 
 

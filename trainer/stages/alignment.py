@@ -3,10 +3,9 @@
 # Axes: N edits, B edits of a step, L tokens, D embedding width, C channels; after C, H and W are pixels.
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +31,8 @@ class EncodedEdits:
     """Unit vectors of the target captions."""
     source_ND: Tensor
     """Unit vectors of the references' captions."""
+    picture_N: Tensor
+    """A number for each reference picture."""
     target_text_N: Tensor
     """A number for each target caption, equal where the text is."""
     source_text_N: Tensor
@@ -41,9 +42,7 @@ class EncodedEdits:
     source_ids_NL: Tensor | None = None
     """The same of the references' captions."""
     pixels: Pixels | None = None
-    """[P, C, H, W], where the picture tower has prompts to learn."""
-    pixel_rows_N: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
-    """The row of each reference among the pixels."""
+    """[P, C, H, W] of the references by their numbers, where the picture tower has prompts to learn."""
 
     def __len__(self) -> int:
         return len(self.target_ND)
@@ -71,13 +70,14 @@ def edit_batch(edits: EncodedEdits, row_B: Tensor) -> Batch:
     """Those edits with all that a step reads of them."""
     captions = {"target_ids_BL": edits.target_ids_NL, "source_ids_BL": edits.source_ids_NL}
     return {
-        "reference": edits.reference_ND[row_B] if edits.pixels is None else _pixels(edits, row_B.tolist()),
+        "reference": edits.reference_ND[row_B] if edits.pixels is None else _pixels(edits, row_B),
         "edit_ids_BL": edits.edit_ids_NL[row_B],
         "plain_ids_BL": edits.plain_ids_L.expand(len(row_B), -1),
         "target_BD": edits.target_ND[row_B],
         "source_BD": edits.source_ND[row_B],
         "target_text_B": edits.target_text_N[row_B],
         "source_text_B": edits.source_text_N[row_B],
+        "picture_B": edits.picture_N[row_B],
         **{name: ids_NL[row_B] for name, ids_NL in captions.items() if ids_NL is not None},
     }
 
@@ -109,7 +109,7 @@ class AlignmentObjective(RowObjective):
             is_same_MG=same_targets(
                 self._of_captions(batch, "{}_text_B"),
                 self._of_captions(batch, "{}_BD"),
-                has_references=self.stage.has_reference_pairs,
+                picture_M=self._of_captions(batch, "picture_B"),
             ),
             caption_ids_ML=self._of_captions(batch, "{}_ids_BL") if "target_ids_BL" in batch else None,
         )
@@ -129,7 +129,6 @@ class AlignmentObjective(RowObjective):
         return self._composer[0].noise.blurred(reference, scale=self._noise) if self.training else reference
 
 
-def _pixels(edits: EncodedEdits, rows: Sequence[int]) -> Tensor:
+def _pixels(edits: EncodedEdits, row_B: Tensor) -> Tensor:
     assert edits.pixels is not None, "only prompts of the picture tower need pixels"
-    assert edits.pixel_rows_N is not None, "pixels come with the row of each reference"
-    return torch.from_numpy(edits.pixels[edits.pixel_rows_N[rows]])
+    return torch.from_numpy(edits.pixels[edits.picture_N[row_B].numpy()])

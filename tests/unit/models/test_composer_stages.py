@@ -121,12 +121,12 @@ def test_the_same_target_is_known_by_its_words_or_by_its_vector() -> None:
     assert is_same.nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
 
 
-def test_an_edit_is_told_from_its_reference_however_near_their_captions_lie() -> None:
-    target = unit(2, 6).repeat(2, 1)  # rows 2 and 3 are the references' captions of edits 0 and 1
-    near = same_targets(torch.tensor([0, 1, 2, 3]), target, has_references=True)
-    assert not near.any()
-    assert same_targets(torch.tensor([0, 1, 2, 3]), target).nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
-    equal = same_targets(torch.tensor([0, 1, 0, 3]), target, has_references=True)
+def test_what_is_asked_of_one_picture_is_told_apart_however_near_the_captions_lie() -> None:
+    target = unit(1, 6).repeat(4, 1)
+    of_two, words = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2, 3])
+    near = same_targets(words, target, picture_M=of_two)
+    assert near.nonzero().tolist() == [[0, 1], [0, 3], [1, 0], [1, 2], [2, 1], [2, 3], [3, 0], [3, 2]]
+    equal = same_targets(torch.tensor([0, 1, 0, 3]), unit(4, 6), picture_M=of_two)
     assert equal.nonzero().tolist() == [[0, 2], [2, 0]]
 
 

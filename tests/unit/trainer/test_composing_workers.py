@@ -79,6 +79,7 @@ def batch_of(name: str, room: Room) -> Batch:
         "source_BD": vectors["c"],
         "target_text_B": torch.tensor([0, 1, 2, 3, 4, 0, 6, 7]),
         "source_text_B": torch.tensor([8, 9, 10, 2, 12, 13, 14, 15]),
+        "picture_B": torch.tensor([0, 1, 1, 2, 0, 3, 2, 0]),
         **(captions if "no anchor" in name else {}),
     }
 
