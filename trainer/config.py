@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from sightline.data.toytown.plan import NAMED_SHARE
 from sightline.errors import SettingInvalid
 from sightline.models.config import VARIANTS
 from sightline.settings import nearest
@@ -55,6 +56,8 @@ class DataSettings:
     """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
     scenes: int = 4500
     """Toytown: scenes to draw."""
+    named_share: float = NAMED_SHARE
+    """Toytown: of the captioned scenes, those that show a subject; the others show anything, as composed queries do."""
     num_strangers: int = 0
     """Toytown: training dialogues more that ask about names without a picture and are answered "i do not know"; then
     set `strangers` to `strangers.jsonl`, which asks about other such names."""

@@ -81,7 +81,13 @@ def load_corpus(settings: DataSettings) -> Corpus:
     if settings.kind not in {"toytown", "folder"}:
         raise SettingInvalid(f"data.kind: got {settings.kind!r}, expected toytown or folder")
     if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
-        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, strangers=settings.num_strangers)
+        write_toytown(
+            settings.root,
+            scenes=settings.scenes,
+            seed=settings.seed,
+            strangers=settings.num_strangers,
+            named_share=settings.named_share,
+        )
     captions = _read_captions(settings, name=settings.captions_train)
     dialogues = read_any_dialogues(existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)

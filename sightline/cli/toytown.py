@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sightline.data.toytown.contact_sheet import write_contact_sheet
+from sightline.data.toytown.plan import NAMED_SHARE
 from sightline.data.toytown.writer import OnProgress, ToytownSummary, write_toytown
 
 app = typer.Typer(add_completion=False)
@@ -27,6 +28,9 @@ def toytown(
     size: Annotated[int, typer.Option(help="Width and height of a picture in pixels, 16 or more.")] = 64,
     dialogues: Annotated[int, typer.Option(help="Number of training dialogues.")] = 2000,
     strangers: Annotated[int, typer.Option(help="Training dialogues more, about names that no picture shows.")] = 0,
+    named_share: Annotated[
+        float, typer.Option(help="Of the captioned pictures, those that show somebody with a name.")
+    ] = NAMED_SHARE,
 ) -> None:
     """Draw Toytown: pictures, captions, text-only dialogues, questions, composed queries, and a contact sheet."""
     console = Console()
@@ -38,6 +42,7 @@ def toytown(
             size=size,
             dialogues=dialogues,
             strangers=strangers,
+            named_share=named_share,
             on_progress=on_progress,
         )
     sheet = out / "contact_sheet.png"

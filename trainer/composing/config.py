@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sightline.data.keywords import MASKERS
+from sightline.data.toytown.plan import NAMED_SHARE
 from sightline.errors import SettingInvalid
 from sightline.models.composed_loss import TEMPERATURE
 from sightline.models.composer_config import INVERSIONS, ComposerConfig, InversionConfig, PromptConfig, check_one_of
@@ -40,6 +41,8 @@ class ComposedDataSettings:
     """Count and skip bad lines and unreadable pictures instead of stopping at the first."""
     scenes: int = 4500
     """Toytown: scenes to draw."""
+    named_share: float = NAMED_SHARE
+    """Toytown: of the captioned scenes, those that show a subject; the others show anything, as composed queries do."""
     seed: int = 0
     """Toytown: seed of the world."""
 

@@ -65,7 +65,7 @@ def training_record(config: ComposeConfig, *, corpus: ComposedCorpus) -> dict[st
 
 def _write_toytown(settings: ComposedDataSettings) -> None:
     if not (settings.root / settings.captions_train).exists():
-        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed)
+        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, named_share=settings.named_share)
     if not (settings.root / COMPOSED_FOLDER / "facts.json").exists():
         write_composed(settings.root)
 

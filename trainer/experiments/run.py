@@ -190,10 +190,11 @@ def _with_world(config: FitConfig, *, out: Path) -> FitConfig:
     """`config` on its own Toytown below `out`, with annotated triples; other data stay where they are."""
     if config.data.kind != "toytown":
         return replace(config, data=replace(config.data, root=config.data.root.resolve()))
-    root = out / "worlds" / f"toytown-{config.data.scenes}-{config.data.seed}"
+    scenes, seed, named_share = config.data.scenes, config.data.seed, config.data.named_share
+    root = out / "worlds" / f"toytown-{scenes}-{named_share:g}-{seed}"
     if not root.exists():
         partial = root.with_name(f"{root.name}.partial")
-        write_toytown(partial, scenes=config.data.scenes, seed=config.data.seed)
+        write_toytown(partial, scenes=scenes, seed=seed, named_share=named_share)
         partial.rename(root)
     data: DataSettings = replace(config.data, root=root, dialogues_annotated=_ANNOTATED)
     return replace(config, data=data)

@@ -13,6 +13,9 @@ from sightline.data.triplets import TripletRecord
 
 CAPTION_SPLITS = ("train", "val", "test")
 COMPOSED_SPLITS = ("composed_train", "composed_val", "composed_test")
+NAMED_SHARE = 0.66
+"""Of the captioned scenes, those that show a subject."""
+_POOL_NAMED_SHARE = 0.8
 _EDITS_PER_BASE = 4
 _COMPOSED_BASES = {"composed_train": 0.6, "composed_val": 0.1, "composed_test": 0.3}
 
@@ -40,10 +43,10 @@ class Plan:
         return [planned for planned in self.scenes if planned.split == split]
 
 
-def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject]) -> Plan:
+def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject], named_share: float = NAMED_SHARE) -> Plan:
     """`num_scenes` scenes with distinct facts: a fifth pool, a twentieth composed, most of the rest train.
 
-    Four of five scenes of the pool and two of three captioned ones show a
+    Four of five scenes of the pool and a `named_share` of the captioned ones show a
     subject, each subject equally often (give or take one).
     """
     maker = _Maker(rng=random.Random(f"scenes {seed}"), subjects=subjects)
@@ -51,7 +54,7 @@ def make_plan(*, num_scenes: int, seed: int, subjects: Sequence[Subject]) -> Pla
     num_composed = num_scenes // 20
     sizes["train"] = num_scenes - num_composed - sum(sizes.values())
     for split in ("train", "val", "test", "pool"):
-        maker.add_mixture(split, size=sizes[split], named_share=0.8 if split == "pool" else 0.66)
+        maker.add_mixture(split, size=sizes[split], named_share=_POOL_NAMED_SHARE if split == "pool" else named_share)
     triplets = maker.add_composed(num_composed)
     return Plan(scenes=tuple(maker.planned), triplets=triplets)
 

@@ -16,7 +16,7 @@ from sightline.data.dialogues import write_dialogues
 from sightline.data.pools import PoolImage, write_pool
 from sightline.data.questions import write_questions
 from sightline.data.toytown.draw import draw_scene
-from sightline.data.toytown.plan import CAPTION_SPLITS, COMPOSED_SPLITS, Plan, PlannedScene, make_plan
+from sightline.data.toytown.plan import CAPTION_SPLITS, COMPOSED_SPLITS, NAMED_SHARE, Plan, PlannedScene, make_plan
 from sightline.data.toytown.records import (
     QUESTIONS_PER_FACT,
     SEEN_QUESTIONS_PER_FACT,
@@ -59,6 +59,7 @@ def write_toytown(
     captions_per_scene: int = 2,
     dialogues: int = 2000,
     strangers: int = 0,
+    named_share: float = NAMED_SHARE,
     on_progress: OnProgress | None = None,
 ) -> ToytownSummary:
     """A Toytown in the folder `out`; the same arguments write the same bytes. 3,000 scenes take a core some 8 seconds.
@@ -69,14 +70,17 @@ def write_toytown(
     (held-out subjects), `questions_seen.jsonl`, `triplets_{train,val,test}.jsonl`
     with `gallery_{train,val,test}.jsonl`, `facts.json`. With `strangers`, that
     many training dialogues more ask about names without a picture and get "i do
-    not know"; `strangers.jsonl` asks about other such names. Pictures of an earlier
+    not know"; `strangers.jsonl` asks about other such names. Of the captioned scenes a
+    `named_share` shows a subject, the others anything. Pictures of an earlier
     Toytown in the same folder are removed. Raises UsageError for fewer than 800
-    scenes or a picture below 16 pixels.
+    scenes, a picture below 16 pixels or a share outside 0..1.
     """
     if scenes < MIN_SCENES or size < 16:
         raise UsageError(f"toytown: got {scenes} scenes of {size} pixels, limits {MIN_SCENES} and 16")
+    if not 0 <= named_share <= 1:
+        raise UsageError(f"toytown: got a named share of {named_share}, limits 0 and 1")
     subjects = make_subjects(seed=seed)
-    plan = make_plan(num_scenes=scenes, seed=seed, subjects=subjects)
+    plan = make_plan(num_scenes=scenes, seed=seed, subjects=subjects, named_share=named_share)
     draw_all(plan.scenes, images=_cleared(out / "images"), size=size, on_progress=on_progress)
     lines = _write_captions(out, plan=plan, per_scene=captions_per_scene, seed=seed)
     lines |= _write_pools(out, plan=plan)

@@ -113,6 +113,12 @@ def test_too_small_a_town_is_refused(tmp_path: Path, scenes: int, size: int) -> 
         write_toytown(tmp_path, scenes=scenes, size=size)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(UsageError, match=rf"got a named share of {share}, limits 0 and 1"):
+        write_toytown(tmp_path, scenes=MIN_SCENES, named_share=share)
+
+
 @pytest.mark.slow
 def test_command_writes_town_and_contact_sheet(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--out", str(tmp_path), "--scenes", str(MIN_SCENES), "--size", "32"])

@@ -208,6 +208,13 @@ def test_pool_shows_every_subject_equally_often() -> None:
     assert max(trained.values()) - min(trained.values()) <= 1
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_captioned_scenes_shows_subjects(share: float) -> None:
+    plan = make_plan(num_scenes=800, seed=0, subjects=SUBJECTS, named_share=share)
+    trained = plan.of_split("train")
+    assert sum(item.scene.subject is not None for item in trained) == round(share * len(trained))
+
+
 @pytest.mark.parametrize("is_held_out", [True, False])
 def test_questions_can_be_answered_from_the_pool_alone(plan: Plan, is_held_out: bool) -> None:
     questions = questions_of(plan, subjects=SUBJECTS, is_held_out=is_held_out, per_fact=8, seed=0)

@@ -35,7 +35,7 @@ SYSTEMS = [
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of experiments whose world is there already, small."""
     folder = tmp_path_factory.mktemp("composed")
-    root = folder / "worlds" / "toytown-800-0"
+    root = folder / "worlds" / "toytown-800-0.66-0"
     write_toytown(root, scenes=800, seed=0)
     write_composed(root, queries=24, gallery=60, val_queries=12, edits_per_type=1)
     return folder
@@ -47,7 +47,7 @@ def base(out: Path) -> FitConfig:
     quick = recipe(COMPOSED.quick_recipe)
     return replace(
         quick,
-        data=replace(quick.data, root=out / "worlds" / "toytown-800-0", scenes=800),
+        data=replace(quick.data, root=out / "worlds" / "toytown-800-0.66-0", scenes=800),
         stage1=replace(quick.stage1, steps=2, batch_size=8),
         evaluation=EvaluationSettings(max_questions=8),
     )
