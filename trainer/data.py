@@ -34,6 +34,22 @@ class Rooted(Protocol):
         """The folder."""
 
 
+class WorldSettings(Protocol):
+    """Settings that decide Toytown's scenes."""
+
+    @property
+    def scenes(self) -> int:
+        """How many."""
+
+    @property
+    def named_share(self) -> float:
+        """Share of the captioned ones that show a subject."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the world."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Every record of a run. Pictures of `captions_train` are the only ones that training sees."""
@@ -81,13 +97,7 @@ def load_corpus(settings: DataSettings) -> Corpus:
     if settings.kind not in {"toytown", "folder"}:
         raise SettingInvalid(f"data.kind: got {settings.kind!r}, expected toytown or folder")
     if settings.kind == "toytown" and not (settings.root / settings.captions_train).exists():
-        write_toytown(
-            settings.root,
-            scenes=settings.scenes,
-            seed=settings.seed,
-            strangers=settings.num_strangers,
-            named_share=settings.named_share,
-        )
+        draw_world(settings.root, settings=settings, strangers=settings.num_strangers)
     captions = _read_captions(settings, name=settings.captions_train)
     dialogues = read_any_dialogues(existing(settings, settings.dialogues_train), skip_bad=settings.skip_bad)
     captions_train, captions_val = _held_out_captions(settings, captions=captions)
@@ -168,6 +178,13 @@ class EpochOrder:
 @lru_cache(maxsize=8)
 def _permutation(num_items: int, seed: int, salt: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, salt, epoch]).permutation(num_items)
+
+
+def draw_world(out: Path, *, settings: WorldSettings, strangers: int = 0) -> None:
+    """The Toytown of the settings, written to the folder `out`. Raises UsageError as `write_toytown` does."""
+    write_toytown(
+        out, scenes=settings.scenes, named_share=settings.named_share, seed=settings.seed, strangers=strangers
+    )
 
 
 def pictures_folder(settings: DataSettings) -> Path | None:

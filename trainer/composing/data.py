@@ -11,12 +11,12 @@ from typing import Any
 from sightline.data.captions import CaptionRecord
 from sightline.data.edits import EditRecord, read_edits
 from sightline.data.formats import read_any_captions
-from sightline.data.toytown import write_composed, write_toytown
+from sightline.data.toytown import write_composed
 from sightline.data.triplets import COMPOSED_FOLDER
 from sightline.errors import UsageError
 from trainer.composing.config import ComposeConfig, ComposedDataSettings
 from trainer.config import settings_of
-from trainer.data import digests_of, existing
+from trainer.data import digests_of, draw_world, existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def training_record(config: ComposeConfig, *, corpus: ComposedCorpus) -> dict[st
 
 def _write_toytown(settings: ComposedDataSettings) -> None:
     if not (settings.root / settings.captions_train).exists():
-        write_toytown(settings.root, scenes=settings.scenes, seed=settings.seed, named_share=settings.named_share)
+        draw_world(settings.root, settings=settings)
     if not (settings.root / COMPOSED_FOLDER / "facts.json").exists():
         write_composed(settings.root)
 

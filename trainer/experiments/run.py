@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sightline.data.toytown import write_toytown
 from sightline.errors import UsageError
 from sightline.settings import nearest
 from trainer.config import DataSettings, FitConfig
-from trainer.data import load_corpus
+from trainer.data import draw_world, load_corpus
 from trainer.experiments.composed import COMPOSED
 from trainer.experiments.composers import ComposerModel, train_composer_model
 from trainer.experiments.plan import Cell, Suite, Trainable
@@ -190,13 +189,13 @@ def _with_world(config: FitConfig, *, out: Path) -> FitConfig:
     """`config` on its own Toytown below `out`, with annotated triples; other data stay where they are."""
     if config.data.kind != "toytown":
         return replace(config, data=replace(config.data, root=config.data.root.resolve()))
-    scenes, seed, named_share = config.data.scenes, config.data.seed, config.data.named_share
-    root = out / "worlds" / f"toytown-{scenes}-{named_share:g}-{seed}"
+    world = config.data
+    root = out / "worlds" / f"toytown-{world.scenes}-{world.named_share:g}-{world.seed}"
     if not root.exists():
         partial = root.with_name(f"{root.name}.partial")
-        write_toytown(partial, scenes=scenes, seed=seed, named_share=named_share)
+        draw_world(partial, settings=world)
         partial.rename(root)
-    data: DataSettings = replace(config.data, root=root, dialogues_annotated=_ANNOTATED)
+    data: DataSettings = replace(world, root=root, dialogues_annotated=_ANNOTATED)
     return replace(config, data=data)
 
 
