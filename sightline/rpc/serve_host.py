@@ -17,7 +17,7 @@ from sightline.errors import NotReady, SettingInvalid, SightlineError
 from sightline.rpc.context import REQUEST_ID_KEY, IncomingCall
 from sightline.rpc.dispatch import Dispatcher
 from sightline.rpc.host_settings import HostSettings, read_host_settings
-from sightline.rpc.services import SERVICE_NAMES, Servicer, service_descriptor, service_methods
+from sightline.rpc.services import APPLICATIONS, SERVICE_NAMES, Servicer, service_methods
 from sightline.rpc.status import clip, error_trailers, status_code
 from sightline.rpc.telemetry import LogSettings, MetricsMirror, configure_logging
 from sightline.rpc.tokens import TokenCheck
@@ -36,8 +36,8 @@ def grpc_options(*, port: int = DEFAULT_PORT, request_timeout_s: float | None = 
 
 
 def servicer_functions() -> list[str]:
-    """Import paths of the generated functions by which Serve's proxy learns the services."""
-    return [_servicer_function(service) for service in SERVICE_NAMES]
+    """Import paths of the functions by which Serve's proxy learns the services."""
+    return [f"sightline.rpc.serve_proxy.add_{APPLICATIONS[service]}_service" for service in SERVICE_NAMES]
 
 
 def deployment_class(
@@ -189,8 +189,3 @@ def _set_error(context: RayServegRPCContext, error: SightlineError, *, call: Inc
     context.set_code(status_code(error))
     context.set_details(clip(error.message))
     context.set_trailing_metadata([(REQUEST_ID_KEY, call.request_id), *error_trailers(error)])
-
-
-def _servicer_function(service: str) -> str:
-    module = service_descriptor(service).file.name.removesuffix(".proto").replace("/", ".")
-    return f"{module}_pb2_grpc.add_{service}Servicer_to_server"

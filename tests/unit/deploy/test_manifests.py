@@ -249,7 +249,7 @@ def test_every_module_that_a_manifest_names_exists(deploy: Path) -> None:
 
 def test_every_servicer_function_that_a_manifest_names_is_there(deploy: Path) -> None:
     texts = [path.read_text() for path in deploy.rglob("*.yaml")]
-    functions = {found for text in texts for found in re.findall(r"- (sightline\.v1\.\S+_to_server)", text)}
+    functions = {found for text in texts for found in re.findall(r"- (sightline\.\S+\.add_\w+)", text)}
     assert len(functions) == 3
     for function in functions:
         module, _, name = function.rpartition(".")

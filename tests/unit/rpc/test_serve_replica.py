@@ -13,7 +13,7 @@ import pytest
 from sightline.errors import NotReady, SettingInvalid
 from sightline.registry.metrics import ReloadMetrics
 from sightline.rpc.host_settings import HostSettings
-from sightline.rpc.services import SERVICE_NAMES, service_methods
+from sightline.rpc.services import APPLICATIONS, SERVICE_NAMES, service_methods
 from sightline.rpc.telemetry import MetricsMirror
 
 pytestmark = pytest.mark.slow  # importing ray.serve takes two seconds
@@ -131,5 +131,5 @@ def test_serves_options_import_every_service() -> None:
     options = grpc_options(port=9000)
     assert options.grpc_servicer_functions == servicer_functions()
     assert [function.__name__ for function in options.grpc_servicer_func_callable] == [
-        f"add_{service}Servicer_to_server" for service in SERVICE_NAMES
+        f"add_{APPLICATIONS[service]}_service" for service in SERVICE_NAMES
     ]
