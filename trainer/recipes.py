@@ -44,7 +44,7 @@ TOYTOWN_FINE = replace(
     TOYTOWN_TINY,
     recipe="toytown-fine",
     data=replace(TOYTOWN_TINY.data, root=Path("var/toytown-fine"), scenes=12_000),
-    stage1=replace(TOYTOWN_TINY.stage1, steps=1500, tamim_weight=0.2, tamim_share=0.1, has_wrong_captions=True),
+    stage1=replace(TOYTOWN_TINY.stage1, steps=3000, tamim_weight=0.2, tamim_share=0.1, has_wrong_captions=True),
 )
 """Towers of the same size that tell pictures apart by single facts, which composed retrieval lives by.
 

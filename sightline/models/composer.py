@@ -11,6 +11,8 @@ prompt: with or without stage 2 the same index answers.
 # Axes: B items, L tokens, D embedding width, W token width, P prompts, C channels; after C, H and W are pixels.
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -178,9 +180,9 @@ def build_composer(
 def grown(composer: Composer, *, config: ComposerConfig, tokenizer: TowerTokenizer) -> Composer:
     """A composer of this configuration that starts with the phi, and what is measured, of another: stage 2 of stage 1.
 
-    Raises SettingInvalid if the two want different networks as phi.
+    Dropout in phi may differ. Raises SettingInvalid if the two want different networks as phi.
     """
-    if config.inversion != composer.config.inversion:
+    if replace(config.inversion, dropout=composer.config.inversion.dropout) != composer.config.inversion:
         raise SettingInvalid(f"inversion: got {config.inversion}, stage 1 trained {composer.config.inversion}")
     tower, space_id = composer.tower, composer.embedding_space_id
     stage_two = build_composer(config, tower=tower, tokenizer=tokenizer, embedding_space_id=space_id)

@@ -126,6 +126,8 @@ class AlignmentSettings:
     """Width of the adapter's bottleneck; 0 is a quarter of the vector's."""
     phi_rate: float = 0.25
     """Rate of phi as a share of `learning_rate`; 0 leaves phi as stage 1 made it."""
+    phi_dropout: float = 0.0
+    """Dropout in phi while it learns here; stage 1 has its own."""
     text_tower_rate: float = 0.06
     """`tower`: its rate as a share of `learning_rate`: 3e-4, for towers as small as Toytown's. RTD's 1e-5 on CLIP's is
     0.002."""
@@ -171,12 +173,13 @@ class AlignmentSettings:
             raise SettingInvalid("alignment.is_anchored: false needs a text side that learns, text_side is 'none'")
 
     def composer(self, first: ComposerConfig) -> ComposerConfig:
-        """The composer that this stage trains, given that of stage 1."""
+        """The composer that this stage trains, given that of stage 1, whose phi it goes on with."""
         prompts = PromptConfig(
             num_prompts=self.num_prompts, depth=self.depth, coupling=self.coupling, num_experts=self.num_experts
         )
         return replace(
             first,
+            inversion=replace(first.inversion, dropout=self.phi_dropout),
             prompts=prompts,
             text_side=self.text_side,
             picture_side=self.picture_side,

@@ -22,7 +22,7 @@ TOYTOWN_COMPOSED = ComposeConfig(
     channel="stable",
     data=ComposedDataSettings(root=TOYTOWN_FINE.data.root, scenes=TOYTOWN_FINE.data.scenes),
     inversion=InversionSettings(steps=700),
-    alignment=AlignmentSettings(steps=600, text_side="tower"),
+    alignment=AlignmentSettings(steps=1200, text_side="tower", text_tower_rate=0.3),
     gate=ComposeGate(min_gain_over_sum=0.05),
 )
 """Both stages on the towers of the channel's release, `toytown-fine`'s, with edits that Toytown writes about itself.

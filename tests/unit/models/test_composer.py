@@ -97,8 +97,10 @@ def test_mixed_precision_changes_hardly_anything(rooms: dict[str, Room], config:
 def test_stage_two_begins_exactly_where_stage_one_ended(room: Room) -> None:
     """A fresh adapter, a text tower of its own, no prompts; prompts of any number start elsewhere, by their nature."""
     stage_one = lively(room.composer(STAGE_ONE))
+    without_dropout = dataclasses.replace(STAGE_ONE.inversion, dropout=0.0)
     for config in (
         dataclasses.replace(STAGE_TWO, prompts=PromptConfig(num_prompts=0)),
+        dataclasses.replace(STAGE_ONE, inversion=without_dropout),
         ComposerConfig(text_side="prompts", picture_side="deep", prompts=PromptConfig(num_prompts=0)),
         OWN_TOWER,
     ):
