@@ -1,10 +1,10 @@
 """Puts the contract's services on Serve's gRPC proxy, and lets a caller's cancel end a stream wherever it strikes.
 
 Serve names these functions by import path (`grpc_servicer_functions`) and calls
-them in the proxy with a servicer that answers nothing. Its proxy passes a cancel
-on to the replica only while it waits for the next frame. One that strikes while a
-frame is being written is lost, and the replica works on until its deadline for a
-caller that has left (ray-project/ray#42665 saw it and was never merged).
+them, where its gRPC port is, with a servicer that answers nothing. Its proxy passes
+a cancel on to the replica only while it waits for the next frame. One that strikes
+while a frame is being written is lost, and the replica works on until its deadline
+for a caller that has left (ray-project/ray#42665 suspected it and was never merged).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Any
 
 from sightline.v1 import encoder_pb2_grpc, generator_pb2_grpc, retriever_pb2_grpc
@@ -50,7 +51,7 @@ def heed_cancels(handler: Handler) -> Handler:
         async for frame in frames:
             try:
                 await context.write(frame)
-            except BaseException:
+            except (asyncio.CancelledError, Exception):
                 await _cancel_in_wait(frames)
                 raise
 
@@ -58,8 +59,12 @@ def heed_cancels(handler: Handler) -> Handler:
 
 
 async def _cancel_in_wait(frames: AsyncGenerator[Any, None]) -> None:
-    """Cancel `frames` where it heeds a cancel: while it waits for its next frame."""
-    waiting = asyncio.ensure_future(anext(frames))
-    await asyncio.sleep(0)  # lets it begin to wait
-    waiting.cancel()
-    await asyncio.wait({waiting})
+    """Cancel `frames` where it heeds a cancel: in its first wait for the next frame.
+
+    In the call's own task, which gRPC may cancel at any moment: a task more could be left behind.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a call is answered in a task"
+    task.cancel()
+    with suppress(asyncio.CancelledError, StopAsyncIteration):
+        await anext(frames)

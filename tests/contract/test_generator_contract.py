@@ -527,8 +527,9 @@ async def test_a_caller_that_leaves_stops_the_decoding(generator: Caller) -> Non
         while (await anext(frames)).WhichOneof("frame") != "chunk":  # type: ignore[arg-type]
             pass
         await frames.aclose()  # type: ignore[attr-defined]
-    # One thread decodes here, so the answer comes once the abandoned replies have let go of it.
-    assert await steps_at_rest(generator) - before < 100
+    # One thread decodes here, so the answer comes once the abandoned replies have let go of it. One that nobody
+    # stopped would go on until its deadline, for 200 steps.
+    assert await steps_at_rest(generator) - before < 160
 
 
 async def is_full(generator: Caller) -> bool:
