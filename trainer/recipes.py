@@ -48,8 +48,8 @@ TOYTOWN_FINE = replace(
 )
 """Towers of the same size that tell pictures apart by single facts, which composed retrieval lives by.
 
-More scenes, more than three times as long, little painting, and wrong captions beside the right ones. It talks as well as
-toytown-tiny.
+More scenes, more than three times the steps, little painting, and wrong captions beside the right ones. It talks as
+well as toytown-tiny.
 """
 
 TOYTOWN_TEXT_ONLY = replace(
