@@ -17,10 +17,12 @@ from trainer.composing.config import (
 )
 from trainer.recipes import TOYTOWN_FINE
 
+_WORLD = TOYTOWN_FINE.data
+
 TOYTOWN_COMPOSED = ComposeConfig(
     recipe="toytown-composed",
     channel="stable",
-    data=ComposedDataSettings(root=TOYTOWN_FINE.data.root, scenes=TOYTOWN_FINE.data.scenes),
+    data=ComposedDataSettings(root=_WORLD.root, scenes=_WORLD.scenes, named_share=_WORLD.named_share, seed=_WORLD.seed),
     inversion=InversionSettings(steps=700),
     alignment=AlignmentSettings(steps=1200, text_side="tower", text_tower_rate=0.3),
     gate=ComposeGate(min_gain_over_sum=0.05),
