@@ -260,6 +260,7 @@ def _examples(ranked: Sequence[Ranked], *, hall: Hall) -> list[dict[str, Any]]:
             "asked_with": embedded(image_of[one.query.reference]),
             "answer": f"found in place {one.target_rank + 1}",
             "expected": one.query.targets[0],
+            "looked_for": embedded(image_of[one.query.targets[0]]),
             "is_right": one.target_rank == 0,
             "pictures": [embedded(image_of[image_id]) for image_id in one.best],
         }

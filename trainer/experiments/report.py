@@ -13,6 +13,8 @@ from trainer.experiments.plan import Cell, Suite
 from trainer.experiments.results import ALPHA, Outcomes, Row, Verdict
 
 _SHOWN_FIRST = ("relevance", "systems")
+_ASKED = ("turns", "asked_with", "expected", "looked_for")
+"""What the cells' examples of one question share; text of a question has no pictures."""
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -58,7 +60,7 @@ def example_dialogues(cells: Sequence[Cell], outcomes: Outcomes) -> list[dict[st
         for example in outcomes[cell.digest].examples:
             dialogue = dialogues.setdefault(
                 example["id"],
-                {name: example.get(name, "") for name in ("turns", "asked_with", "expected")} | {"answers": []},
+                {name: example.get(name, "") for name in _ASKED} | {"answers": []},
             )
             dialogue["answers"].append({"cell": cell.name, **example})
     return list(dialogues.values())

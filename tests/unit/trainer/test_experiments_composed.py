@@ -122,9 +122,14 @@ def test_a_folder_of_ones_own_is_asked_in_another_style(base: FitConfig, out: Pa
     found = {row["cell"]: row["mean"] for row in rows if row["metric"] == "map_at_10"}
     assert list(found) == SYSTEMS
     (cell,) = (path for path in (tmp_path / "out" / "cells").glob("*.json") if '"image"' in path.read_text())
-    asked = {example["expected"] for example in json.loads(cell.read_text())["outcome"]["examples"]}
+    examples = json.loads(cell.read_text())["outcome"]["examples"]
+    asked = {example["expected"] for example in examples}
     assert asked
     assert asked <= targets
+    first = [example["looked_for"] == example["pictures"][0] for example in examples]
+    assert first == [example["is_right"] for example in examples]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(example["looked_for"] in page for example in examples)
     with pytest.raises(UsageError, match=r"'negation' has nothing to measure on recipe toytown-quick \(a clip"):
         run_experiments(COMPOSED, base=own, order=replace(order, only="negation"), console=Console(quiet=True))
     (root / "composed" / "captions_test.jsonl").unlink()

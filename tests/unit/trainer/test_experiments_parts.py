@@ -308,7 +308,7 @@ def test_a_page_embeds_a_picture_of_a_tar_and_not_the_tar(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("asked_with", "heading"), [("", "Dialogues"), ("data:image/png;base64,AA", "Queries")])
 def test_a_page_calls_what_was_asked_by_its_name(asked_with: str, heading: str, tmp_path: Path) -> None:
     setting = {"command": "", "recipe": "", "seeds": [0], "is_quick": False, "num_trained": 0}
-    example = {"turns": ["but red"], "asked_with": asked_with, "expected": "p7", "answers": []}
+    example = {"turns": ["but red"], "asked_with": asked_with, "expected": "p7", "looked_for": "", "answers": []}
     suite = replace(ZRIGF, notes=lambda rows: [])
     write_report(tmp_path / "a.html", suite=suite, rows=[], verdicts=[], dialogues=[example], setting=setting)
     page = (tmp_path / "a.html").read_text()
