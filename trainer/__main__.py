@@ -14,6 +14,7 @@ if not __package__:
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sightline.errors import SettingInvalid, SightlineError, UsageError
 from sightline.settings import nearest
@@ -39,16 +40,21 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code of one command: 0, 2 for an error, 3 if the gate refused."""
     parser = _parser()
     known, settings = parser.parse_known_args(arguments)
-    console = Console()
+    # What files and servers say is shown as it is, never read as markup.
+    console = Console(markup=False)
     try:
         known.run(known, settings, console)
     except GateRefused as error:
-        console.print(f"[red]not published:[/red] {error.message}", soft_wrap=True)
+        console.print(_told("not published:", error), soft_wrap=True)
         return GATE_REFUSED_EXIT
     except SightlineError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error.message}", soft_wrap=True)
+        Console(stderr=True).print(_told("error:", error), soft_wrap=True)
         return ERROR_EXIT
     return 0
+
+
+def _told(what: str, error: SightlineError) -> Text:
+    return Text.assemble((what, "red"), f" {error.message}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,7 +68,7 @@ def fit(config: FitConfig, *, console: Console) -> Outcome:
     registry = Registry(config.registry)
     config = settled(config, registry=registry)
     corpus = load_corpus(config.data)
-    console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
+    console.print(f"run {config.run.name} in {run_folder(config)}, seed {config.seed}")
     with watching(run_folder(config), steps=stage_steps(config), console=console):
         checkpoint = trained_checkpoint(config, loop=train)
     num_skipped, num_pictures = skipped_pictures(run_folder(config))

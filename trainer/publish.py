@@ -120,7 +120,7 @@ def publish_past_gate(
         state = registry.promote(config.channel, manifest.release_id, expected_generation=generation)
     journal.write("published", release_id=manifest.release_id, generation=state.generation if state else 0)
     where = f", channel {config.channel} generation {state.generation}" if state else ""
-    console.print(f"published [bold]{manifest.release_id[:19]}[/bold] in {registry.uri}{where}")
+    console.print(f"published {manifest.release_id[:19]} in {registry.uri}{where}")
     return manifest, state
 
 

@@ -40,7 +40,7 @@ def reservations(result: Result) -> list[str]:
     found, missing = [], result.made_of["missing"]
     if missing:
         lost = f"{missing['num_pictures']:,} pictures ({missing['listed_in']}) and {missing['num_queries']:,} queries"
-        found.append(f"[red]incomplete:[/red] measured without {lost}; no score of this benchmark")
+        found.append(f"incomplete: measured without {lost}; no score of this benchmark")
     elif not result.made_of["is_published_size"] and result.made_of["benchmark"] != "triplets":
-        found.append("[yellow]not the published set:[/yellow] the numbers of queries or pictures differ")
+        found.append("not the published set: the numbers of queries or pictures differ")
     return found
