@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, default_bpe
+from tokenizers.models import BPE
 
 from sightline.data.keywords import PLACEHOLDER
 from sightline.errors import ReleaseInvalid, SettingInvalid
@@ -29,17 +30,25 @@ from sightline.models.tokenizer import (
 BPE_FILE = "tower_bpe.txt.gz"
 CLIP_PLACEHOLDER_ID = 259
 """Id of "$" in CLIP's byte-pair encoding; LinCIR and SEARLE put their pseudo-words there."""
+_CONTROLS = ("<start_of_text>", "<end_of_text>")
 HF_FOLDER = "tower_hf"
 HF_SETTINGS = "tower_hf.json"
 
 
 class ClipTowerTokenizer:
-    """CLIP's byte-pair tokenizer, as all tags without a tokenizer of their own use it."""
+    """CLIP's byte-pair tokenizer, as all tags without a tokenizer of their own use it.
+
+    open_clip cleans texts and parts them into words. Its own merging takes time that
+    grows with the square of a word's length, and remembers every word for ever:
+    that is left to `tokenizers`, which does neither and gives the same ids.
+    """
 
     def __init__(self, *, context_length: int, bpe: Path | None = None) -> None:
         self.context_length = context_length
         self._bpe = Path(default_bpe()) if bpe is None else bpe
         self._tokenizer = SimpleTokenizer(bpe_path=str(self._bpe), context_length=context_length)
+        merges = list(self._tokenizer.bpe_ranks)
+        self._merging = BPE(vocab=self._tokenizer.encoder, merges=merges, end_of_word_suffix="</w>")
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The texts as ids, each cut at its end to `context_length`, its end-of-text kept."""
@@ -48,7 +57,7 @@ class ClipTowerTokenizer:
     @property
     def placeholder_id(self) -> int:
         """The id of "$": 259. Raises SettingInvalid for a byte-pair encoding that is not CLIP's."""
-        if (found := self._tokenizer.encode(PLACEHOLDER)) != [CLIP_PLACEHOLDER_ID]:
+        if (found := self._encode(PLACEHOLDER)) != [CLIP_PLACEHOLDER_ID]:
             raise SettingInvalid(f"tokenizer: {PLACEHOLDER!r} has ids {found}, expected {[CLIP_PLACEHOLDER_ID]}")
         return CLIP_PLACEHOLDER_ID
 
@@ -62,8 +71,13 @@ class ClipTowerTokenizer:
         shutil.copyfile(self._bpe, folder / BPE_FILE)
 
     def _encode(self, text: str) -> list[int]:
+        words = self._tokenizer.pat.findall(self._tokenizer.clean_fn(text))
         # Start and end have the highest ids: a user's "<end_of_text>" must not become one and end the text early.
-        return [token for token in self._tokenizer.encode(text) if token < self._tokenizer.sot_token_id]
+        return [token for word in words if word not in _CONTROLS for token in self._word_ids(word)]
+
+    def _word_ids(self, word: str) -> list[int]:
+        letters = "".join(self._tokenizer.byte_encoder[byte] for byte in word.encode())
+        return [token.id for token in self._merging.tokenize(letters)]
 
     def _padded(self, rows: list[list[int]]) -> TokenizedTexts:
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
+from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sightline.errors import ReleaseInvalid, SettingInvalid
+from sightline.limits import MAX_TEXT_CHARS
 from sightline.models.clip_tokenizer import (
+    _CONTROLS,
     ClipTowerTokenizer,
     HfTowerSettings,
     HfTowerTokenizer,
@@ -37,8 +41,23 @@ def test_ids_equal_those_of_open_clip(clip: ClipTowerTokenizer) -> None:
     assert tokenized.num_tokens[3] == 102
 
 
+def test_ids_of_odd_texts_equal_those_of_open_clips_own_merging(clip: ClipTowerTokenizer) -> None:
+    rng, slow = random.Random(0), SimpleTokenizer(context_length=20)
+    letters = ("abcde", "aaab", "étüñİß", "漢字かな", "😀👍🏽\u200d", ".,;!?-'\"$", "012", " \n\t", "<>&", "ﷺﬁ\u0300")
+    texts = ["".join(rng.choice(rng.choice(letters)) for _ in range(rng.randrange(60))) for _ in range(400)]
+    found = clip.tokenize(texts)
+    assert np.array_equal(found.ids, slow(texts).numpy())
+    assert found.num_tokens == [len(slow.encode(text)) + 2 for text in texts]
+
+
+def test_long_words_and_many_words_are_not_left_to_open_clips_merging(clip: ClipTowerTokenizer) -> None:
+    word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=MAX_TEXT_CHARS))
+    assert clip.tokenize([word]).num_tokens[0] > MAX_TEXT_CHARS // 4
+    assert len(clip._tokenizer.cache) == len(_CONTROLS), "open_clip's own merging, which is slow, was not asked"
+
+
 def test_a_control_word_in_a_text_does_not_end_it(clip: ClipTowerTokenizer) -> None:
-    ids = clip.tokenize(["a <end_of_text> cat"]).ids
+    ids = clip.tokenize(["a <end_of_text> <Start_of_Text>cat"]).ids
     assert np.array_equal(ids, clip.tokenize(["a cat"]).ids)
 
 

@@ -77,6 +77,6 @@ def test_another_byte_pair_encoding_than_clips_is_refused(
     rooms: dict[str, Room], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = ClipTowerTokenizer(context_length=20)
-    monkeypatch.setitem(tokenizer._tokenizer.cache, "$", "a</w>")
+    monkeypatch.setitem(tokenizer._tokenizer.byte_encoder, ord("$"), "a")
     with pytest.raises(SettingInvalid, match="expected \\[259\\]"):
         _ = tokenizer.placeholder_id
