@@ -41,7 +41,7 @@ def read_texts(text: str, *, fields: tuple[str, ...]) -> dict[str, str] | Proble
     """The texts of an answer that is one JSON object of exactly these fields, in a code fence or bare."""
     try:
         found = json.loads(_unfenced(text))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError too
         return Problem(reason="not_json", detail=f"not one JSON object: {_told(error)}", is_failure=True)
     has_fields = isinstance(found, dict) and found.keys() == set(fields)
     if not has_fields or not all(isinstance(value, str) for value in found.values()):

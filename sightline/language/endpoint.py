@@ -196,7 +196,7 @@ def retry_after_s(value: str, *, now: float) -> float:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return 0.0 if math.isnan(seconds) else min(MAX_RETRY_AFTER_S, max(0.0, seconds))
 

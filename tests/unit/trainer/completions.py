@@ -31,9 +31,9 @@ def caption_in(body: dict[str, Any]) -> str:
     return str(json.loads(questions[-1].split("<scene>")[1].split("</scene>")[0]))
 
 
-def completion(content: str) -> Reply:
+def completion(content: str, *, finish_reason: str = "stop") -> Reply:
     """A chat completion that says `content`, of 100 and 20 tokens."""
-    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 100, "completion_tokens": 20}
     return 200, {}, json.dumps({"choices": [choice], "usage": usage}).encode()
 

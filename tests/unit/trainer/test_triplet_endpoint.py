@@ -73,6 +73,10 @@ def test_a_run_over_every_kind_of_failure_ends_complete_with_each_record_once(tm
         (200, {}, b"<html>no completion</html>"),
         completion("Sure! Here is the edit: make it red"),
         completion('{"modification": "make it red"}'),
+        (429, {"retry-after": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}, b"much later"),
+        (200, {"content-length": "5000"}, completion("cut off on the way")[2]),
+        completion('{"modification": "make it', finish_reason="length"),
+        completion(f'{{"modification": {"1" * 5000}, "target_caption": "a red dog"}}'),
     ]
 
     met: set[int] = set()
@@ -88,10 +92,10 @@ def test_a_run_over_every_kind_of_failure_ends_complete_with_each_record_once(tm
     records = read_edits(tmp_path / "edits.jsonl")
     assert sorted(record.image_id for record in records) == sorted(f"p{n}" for n in range(16))
     # On a busy machine a good answer may be late too, and is asked for again.
-    assert len(waits) == len(server.requests) - 18 >= 4
+    assert len(waits) == len(server.requests) - 20 >= 6
     assert max(waits) == 17.0
     assert ledger.cost.requests == len(server.requests)
-    assert ledger.cost.prompt_tokens == 18 * 100, "sixteen answers and two that were asked for again"
+    assert ledger.cost.prompt_tokens == 20 * 100, "sixteen answers and four that were asked for again"
 
 
 def test_a_finished_run_called_again_asks_nothing_and_changes_no_byte(tmp_path: Path) -> None:
