@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -89,8 +90,8 @@ def query_of(
 
 
 def _sentence_or_picture(word: str) -> str | bytes:
-    path = Path(word)
-    return path.read_bytes() if path.suffix and path.is_file() else word
+    # os.path: a long sentence is no file name, and asking for one must not fail.
+    return Path(word).read_bytes() if Path(word).suffix and os.path.isfile(word) else word
 
 
 def _rewritten(

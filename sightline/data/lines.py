@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,9 @@ from typing import Any, TypeVar
 from sightline.errors import DataLineInvalid, UsageError
 
 RecordT = TypeVar("RecordT")
+_HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Escapes of UTF-16's surrogates: in pairs they are letters, alone none."""
+_NEAR = 20
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +51,7 @@ def read_lines(
     """
     numbered = enumerate(read_bytes(path).split(b"\n"), start=1)
     items = ((f"{path}:{number}", line) for number, line in numbered if line.strip())
-    return collect(items, parse=lambda line: parse(_as_object(line)), skip_bad=skip_bad, report=report)
+    return collect(items, parse=lambda line: parse(object_in(line)), skip_bad=skip_bad, report=report)
 
 
 def collect(
@@ -88,14 +93,16 @@ def read_json(path: Path) -> Any:
     """
     data = read_bytes(path)
     try:
-        return json.loads(data.decode(), object_pairs_hook=_distinct)
-    except _RepeatedKey as error:
+        return _whole(json.loads(data.decode(), object_pairs_hook=_distinct), source=data)
+    except _Refused as error:
         raise DataLineInvalid(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise DataLineInvalid(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataLineInvalid(f"{path}:{line}: not UTF-8: {error.reason}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise DataLineInvalid(f"{path}: not JSON: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -134,6 +141,18 @@ def turns_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return () if row.get(name) == [] else texts_field(row, name)
 
 
+def object_in(line: bytes) -> Mapping[str, Any]:
+    """The JSON object that a line is. Raises ValueError saying what it is instead."""
+    try:
+        return checked_object(_whole(json.loads(line.decode()), source=line))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
+    except RecursionError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
 def checked_object(value: Any) -> Mapping[str, Any]:
     """`value` if it is a JSON object. Raises ValueError showing what it is instead."""
     if not isinstance(value, dict):
@@ -144,7 +163,7 @@ def checked_object(value: Any) -> Mapping[str, Any]:
 def picture_field(row: Mapping[str, Any], name: str, *, folder: Path) -> Path:
     """The path of an existing picture, relative to `folder` in the file. Raises ValueError naming the missing file."""
     path = folder / text_field(row, name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{name}: picture {path} does not exist")
     return path
 
@@ -157,25 +176,28 @@ def relative_path(path: Path, *, folder: Path) -> str:
         return path.resolve().as_posix()
 
 
-class _RepeatedKey(Exception):
-    """An object names a key twice; the message says which."""
+class _Refused(ValueError):
+    """Valid JSON that loses something: a key that an object names twice, half of a letter."""
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         key, count = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise _RepeatedKey(f"{_shown(key)} is named {count} times in one object")
+        raise _Refused(f"{_shown(key)} is named {count} times in one object")
     return found
 
 
-def _as_object(line: bytes) -> Mapping[str, Any]:
+def _whole(value: Any, *, source: bytes) -> Any:
+    """`value`, unless a text of it holds half of a pair of escapes, which no file, tokenizer or message can hold."""
+    if not _HALVES.search(source):
+        return value
     try:
-        return checked_object(json.loads(line.decode()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start} of the line") from error
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - _NEAR) : error.end + _NEAR]
+        raise _Refused(f"holds half a letter, {error.object[error.start]!r}, in {near!r}") from error
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,6 @@ its generic decoders, some of which unpickle, are not used.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from sightline.data.captions import CaptionRecord
-from sightline.data.lines import SkipReport, checked_object, collect, text_field
+from sightline.data.lines import SkipReport, collect, object_in, text_field
 from sightline.data.pools import PoolImage, Span
 from sightline.errors import DataLineInvalid, UsageError
 
@@ -273,9 +272,9 @@ def _caption(sample: _Headers) -> str:
     if "json" not in sample.members:
         raise ValueError(f"txt/json: none of them among {', '.join(sorted(sample.members))}")
     try:
-        return text_field(checked_object(json.loads(_text(sample, "json"))), "caption")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"json: not JSON: {error.msg}") from error
+        return text_field(object_in(sample.read("json")), "caption")
+    except ValueError as error:
+        raise ValueError(f"json: {error}") from error
 
 
 def _text(sample: _Headers, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def known(image_id: str, *, key: str, among: Collection[str], where: Path | str)
 def located(folder: Path, candidates: Sequence[str], *, image_id: str) -> Picture:
     """The picture at the first candidate below `folder` that is a file, else at the first, where it is missed."""
     paths = [folder / candidate for candidate in candidates]
-    path = next((path for path in paths if path.is_file()), paths[0])
+    # os.path: a name that is too long for any file is one that is not there.
+    path = next((path for path in paths if os.path.isfile(path)), paths[0])
     return Picture(image=PoolImage(image_id=image_id, path=path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def without_missing(benchmark: Benchmark, *, allows_missing: bool, out: Path) ->
 
 
 def _absent(picture: Picture) -> str:
-    return "" if picture.image.path.is_file() else str(picture.image.path)
+    return "" if os.path.isfile(picture.image.path) else str(picture.image.path)
 
 
 def _ids_at(task: Task, paths: Collection[str]) -> set[str]:

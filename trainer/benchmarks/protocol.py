@@ -35,12 +35,16 @@ class Box(NamedTuple):
 
         Left and top move out by 0.7 of the size; right and bottom are counted from
         there, so away from the borders they stay where they were (GeneCIS,
-        arXiv 2306.07969: its code, not its text).
+        arXiv 2306.07969: its code, not its text). Raises ValueError for a part that
+        holds no pixel of the picture.
         """
         left, top = max(0.0, self.left - _DILATION * self.width), max(0.0, self.top - _DILATION * self.height)
         right = min(picture.width, left + (1 + _DILATION) * self.width)
         bottom = min(picture.height, top + (1 + _DILATION) * self.height)
-        return _padded(picture.crop((round(left), round(top), round(right), round(bottom))))
+        part = (round(left), round(top), round(right), round(bottom))
+        if part[0] >= part[2] or part[1] >= part[3]:
+            raise ValueError(f"box: got {tuple(self)}, which holds no pixel of a picture of {picture.size}")
+        return _padded(picture.crop(part))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class Picture:
             if self.box is None:
                 return decode_picture(data, min_side=min_side)
             return self.box.cut(decode_picture(data))  # whole: the box counts in pixels of the original
-        except (OSError, SightlineError) as error:
+        except (OSError, ValueError, SightlineError) as error:
             raise DataLineInvalid(f"{self.image.path} (image_id {self.image_id}): {error}") from error
 
     def digest(self) -> bytes:

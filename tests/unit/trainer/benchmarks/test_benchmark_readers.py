@@ -81,6 +81,7 @@ BREACHES: list[tuple[str, Callable[[Any], object], str]] = [
     ("circo", lambda rows: rows[3].update(id=0), "record 3: id: 0 is that of record 0, too"),
     ("circo", lambda rows: rows[3].update(id=7), "id: 3 is missing"),
     ("circo", lambda rows: rows.clear(), "expected a list of at least one record"),
+    ("circo", lambda rows: rows[1].update(relative_caption="a dog \ud83d"), "holds half a letter, "),
     ("cirr", lambda rows: rows[4].update(pairid=100), "record 4: pairid: 100 is that of record 0, too"),
     ("cirr", lambda rows: rows[0].update(target_hard="dev-9-9-img9"), "record 0: target_hard: picture 'dev-9-9-img9'"),
     ("cirr", lambda rows: rows[0].update(target_hard="dev-40-0-img0"), "target_hard: dev-40-0-img0 is no member"),
@@ -229,6 +230,21 @@ def test_a_part_grows_to_one_side_as_the_published_loader_has_it(box: Box, cut: 
     x, y = (side - right + left) // 2, (side - bottom + top) // 2
     expected[y : y + bottom - top, x : x + right - left] = pixels[top:bottom, left:right]
     assert np.array_equal(np.asarray(box.cut(Image.fromarray(pixels))), expected)
+
+
+@pytest.mark.parametrize("box", [Box(900, 4, 12, 9), Box(40, 40, 0.2, 0.2)])
+def test_a_part_that_holds_no_pixel_is_named_with_its_picture(tmp_path: Path, box: Box) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (100, 80)).save(path)
+    picture = Picture(image=PoolImage(image_id="7", path=path), box=box)
+    said = f"{path} (image_id 7): box: got {tuple(box)}, which holds no pixel of a picture of (100, 80)"
+    with pytest.raises(DataLineInvalid, match=re.escape(said)):
+        picture.read(min_side=32)
+
+
+def test_a_picture_whose_name_is_too_long_for_any_file_is_missed(tmp_path: Path) -> None:
+    found = annotations.located(tmp_path, ["x" * 300, "y"], image_id="7")
+    assert found.image.path == tmp_path / ("x" * 300)
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
