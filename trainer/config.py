@@ -203,8 +203,8 @@ class GenerativeSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a number of pictures that is none; `image_dropout` 1 shows none."""
-        _check_least("stage2.num_images", self.num_images)
-        _check_least("stage2.num_candidates", self.num_candidates)
+        check_least("stage2.num_images", self.num_images)
+        check_least("stage2.num_candidates", self.num_candidates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +244,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingInvalid for a number of pictures that is none; replies without any are measured anyway."""
-        _check_least("evaluation.num_images", self.num_images)
+        check_least("evaluation.num_images", self.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,9 +370,10 @@ def training_digest(config: FitConfig) -> str:
     return hashlib.sha256(json.dumps(training_settings(config), sort_keys=True).encode()).hexdigest()
 
 
-def _check_least(name: str, value: int) -> None:
-    if value < 1:
-        raise SettingInvalid(f"{name}: got {value}, must be at least 1")
+def check_least(name: str, value: float, *, least: float = 1) -> None:
+    """Raise SettingInvalid for a value below the least, or one that is no number."""
+    if not value >= least:
+        raise SettingInvalid(f"{name}: got {value}, must be at least {least}")
 
 
 def _plain(value: Any) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from sightline.errors import SightlineError
 from sightline.settings import environment, set_environment
 from trainer.config import from_json, to_json
 from trainer.runs import AnyConfig, ConfigT
@@ -26,8 +27,9 @@ def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
 
     Starts a private Ray in this process's machine unless RAY_ADDRESS names a
     cluster, as it does inside a Ray job. A run of the same name is resumed.
+    Raises what a worker raised in the end, if that is one of our errors.
     """
-    with _ray_session(num_cpus=config.run.num_workers):
+    with _ray_session(num_cpus=config.run.num_workers), own_errors():
         result = TorchTrainer(
             partial(_train_worker, kind=type(config), loop=loop),
             train_loop_config=to_json(config),
@@ -37,6 +39,18 @@ def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
         ).fit()
     assert result.checkpoint is not None, "a finished run has a checkpoint"
     return Path(result.checkpoint.path)
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the first worker's error of ours in place of Ray's report of it."""
+    try:
+        yield
+    except WorkerGroupError as error:
+        own = [failure for _, failure in sorted(error.worker_failures.items()) if isinstance(failure, SightlineError)]
+        if not own:
+            raise
+        raise own[0] from error
 
 
 class RayReporter:

@@ -17,13 +17,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sightline.errors import SettingInvalid
+from sightline.errors import SettingInvalid, SightlineError
 from trainer.checkpoint import Position, read_optimizer, write_checkpoint
 from trainer.config import SpeedSettings
 from trainer.journal import Journal
 from trainer.reporting import Reporter
 
 Batch = dict[str, Tensor]
+
+
+class TrainingDiverged(SightlineError):
+    """A loss or a gradient is no number any more; no weights made of it are kept."""
 
 
 class Batches(Protocol):
@@ -140,6 +144,8 @@ def run_stage(run: StageRun, *, start: int, resume_from: Path | None) -> None:
     """Train from step `start` to the stage's end; the last step is always a checkpoint.
 
     `resume_from` names the checkpoint whose optimiser state belongs to `start`.
+    Raises TrainingDiverged at the first step whose loss or gradient is not finite,
+    on every worker alike.
     """
     optimizer = build_optimizer(run.stage.objective, settings=run.settings, rates=run.stage.objective.rates())
     if resume_from is not None:
@@ -205,9 +211,17 @@ def _one_step(run: StageRun, *, objective: nn.Module, optimizer: torch.optim.Opt
     optimizer.zero_grad(set_to_none=True)
     losses = _backward(run, objective=objective, batch=run.stage.batches.batch(step))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
+    norm = nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
+    _check_finite(run.stage.batches.name, step=step, loss=float(losses["loss"]), norm=float(norm))
     optimizer.step()
     return {name: round(float(value), 6) for name, value in losses.items()}
+
+
+def _check_finite(name: str, *, step: int, loss: float, norm: float) -> None:
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise TrainingDiverged(
+            f"{name}: step {step + 1} has loss {loss} and a gradient of norm {norm}; try a lower learning rate"
+        )
 
 
 def _backward(run: StageRun, *, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.models.composer import Composer
+from trainer.step import TrainingDiverged
 
 
 class Weights(nn.Module):
@@ -69,9 +70,14 @@ class Candidate(nn.Module):
         self.average.move(self.composer.state_dict(), keep=min(self._ema, (1 + steps) / (10 + steps)), whole=measured)
 
     def judge(self, held_out_loss: Callable[[], float]) -> float:
-        """The held-out loss of the average, whose weights are kept if none were better."""
+        """The held-out loss of the average, whose weights are kept if none were better.
+
+        Raises TrainingDiverged if it is not finite.
+        """
         with self._as(self.average):
             loss = held_out_loss()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"held-out loss: got {loss}; try a lower learning rate")
         if loss < float(self.best_loss):
             self.best.move(self.average.state())
             self.best_loss.fill_(loss)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sightline.data.keywords import MASKERS
 from sightline.data.toytown.plan import NAMED_SHARE
 from sightline.errors import SettingInvalid
 from sightline.models.composed_loss import TEMPERATURE
 from sightline.models.composer_config import INVERSIONS, ComposerConfig, InversionConfig, PromptConfig, check_one_of
-from trainer.config import RunSettings, SpeedSettings
+from trainer.config import RunSettings, SpeedSettings, check_least
 
 REFERENCES = ("picture", "caption")
+
+
+# Above the classes, because a default made below is checked when it is made.
+def _check_stage(name: str, settings: Any) -> None:
+    for field_name, least in (("steps", 0), ("batch_size", 1), ("validate_every", 1), ("patience", 0)):
+        check_least(f"{name}.{field_name}", getattr(settings, field_name), least=least)
+    check_least(f"{name}.learning_rate", settings.learning_rate, least=0)
+    if not 0.0 <= settings.ema < 1.0:
+        raise SettingInvalid(f"{name}.ema: got {settings.ema}, must be at least 0 and below 1")
+
+
+def _check_above_zero(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise SettingInvalid(f"{name}: got {value}, must be above 0 and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +103,12 @@ class InversionSettings:
     """`searle`: steps that a single picture's pseudo-word is searched for."""
 
     def __post_init__(self) -> None:
-        """Raise SettingInvalid for an unknown method or masker."""
+        """Raise SettingInvalid for an unknown method or masker, or a number outside its limits."""
         check_one_of("inversion.method", self.method, tuple(INVERSIONS))
         check_one_of("inversion.masker", self.masker, MASKERS)
+        _check_stage("inversion", self)
+        check_least("inversion.optimisation_steps", self.optimisation_steps)
+        check_least("inversion.noise_scale", self.noise_scale, least=0)
 
     def network(self) -> InversionConfig:
         """phi as this stage trains it: the method's network, as far as the settings leave it."""
@@ -165,10 +184,16 @@ class AlignmentSettings:
     """Looks without a better result before the stage ends; 0 never ends early."""
 
     def __post_init__(self) -> None:
-        """Raise SettingInvalid for an unknown reference, a text tower that stands still, or targets that do."""
+        """Raise SettingInvalid for an unknown reference, a number outside its limits, or sides that cannot learn."""
+        _check_stage("alignment", self)
+        for name in ("phi_rate", "reference_noise"):
+            check_least(f"alignment.{name}", getattr(self, name), least=0)
+        _check_above_zero("alignment.temperature", self.temperature)
         check_one_of("alignment.reference", self.reference, REFERENCES)
-        if self.text_side == "tower" and not self.text_tower_rate > 0.0:
-            raise SettingInvalid(f"alignment.text_tower_rate: got {self.text_tower_rate}, must be above 0")
+        if self.text_side == "tower":
+            _check_above_zero("alignment.text_tower_rate", self.text_tower_rate)
+        if self.text_side == self.picture_side == "none" and not self.phi_rate:
+            raise SettingInvalid("alignment.phi_rate: got 0 with both sides 'none': nothing is left to learn")
         if self.text_side == "none" and not self.is_anchored:
             raise SettingInvalid("alignment.is_anchored: false needs a text side that learns, text_side is 'none'")
 

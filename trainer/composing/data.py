@@ -13,7 +13,7 @@ from sightline.data.edits import EditRecord, read_edits
 from sightline.data.formats import read_any_captions
 from sightline.data.toytown import write_composed
 from sightline.data.triplets import COMPOSED_FOLDER
-from sightline.errors import UsageError
+from sightline.errors import DataLineInvalid, UsageError
 from trainer.composing.config import ComposeConfig, ComposedDataSettings
 from trainer.config import settings_of
 from trainer.data import digests_of, draw_world, existing
@@ -52,6 +52,19 @@ def load_composed_corpus(settings: ComposedDataSettings) -> ComposedCorpus:
     )
 
 
+def corpus_of(config: ComposeConfig) -> ComposedCorpus:
+    """The corpus of a whole run, stage 2's edits checked before stage 1 is trained.
+
+    Raises what `load_composed_corpus` raises, UsageError where stage 2 runs and has no
+    edits, DataLineInvalid for an edit of a picture that no caption of its part names.
+    """
+    corpus, data = load_composed_corpus(config.data), config.data
+    if config.alignment.steps:
+        _check_edits("edits_train", data.edits_train, corpus.edits_train, captions=corpus.captions_train)
+        _check_edits("edits_val", data.edits_val, corpus.edits_val, captions=corpus.captions_val)
+    return corpus
+
+
 def training_record(config: ComposeConfig, *, corpus: ComposedCorpus) -> dict[str, Any]:
     """All that decides a run's weights, by name: its settings and the digest of every file it reads."""
     decisive = {"data", "inversion", "alignment", "speed", "seed", "init_from"}
@@ -80,6 +93,19 @@ def _captions(settings: ComposedDataSettings, name: Path) -> list[CaptionRecord]
 
 def _edits(settings: ComposedDataSettings, name: Path | None) -> list[EditRecord]:
     return [] if name is None else read_edits(existing(settings, name), skip_bad=settings.skip_bad)
+
+
+def _check_edits(
+    name: str, path: Path | None, edits: Sequence[EditRecord], *, captions: Sequence[CaptionRecord]
+) -> None:
+    if not edits:
+        raise UsageError(
+            f"data.{name}: {path} holds no edit; stage 2 learns from edits, alignment.steps 0 goes without"
+        )
+    known = {record.image_id for record in captions}
+    for edit in edits:
+        if edit.image_id not in known:
+            raise DataLineInvalid(f"edit {edit.id}: image {edit.image_id!r} is none of the captioned pictures")
 
 
 def _digests(settings: ComposedDataSettings) -> dict[str, str]:

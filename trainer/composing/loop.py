@@ -21,7 +21,7 @@ from sightline.registry import Registry
 from trainer.checkpoint import Position, read_position, read_weights
 from trainer.composing.candidate import Candidate
 from trainer.composing.config import ComposeConfig
-from trainer.composing.data import ComposedCorpus, load_composed_corpus, training_record
+from trainer.composing.data import ComposedCorpus, corpus_of, training_record
 from trainer.composing.encoding import caption_rows, encoded_edits, picture_vectors, plain_ids
 from trainer.composing.watch import HeldOut
 from trainer.data import unique_pictures
@@ -58,7 +58,7 @@ def train_composer(config: ComposeConfig, *, reporter: Reporter) -> None:
     for name, settings in zip(COMPOSED_STAGES, stages, strict=True):
         check_batch(name, settings, world_size=reporter.world_size)
     torch.set_num_threads(config.run.threads_per_worker or max(1, (os.cpu_count() or 1) // reporter.world_size))
-    corpus = load_composed_corpus(config.data)
+    corpus = corpus_of(config)
     loaded = load_towers(config)
     models = fresh_composers(config, loaded=loaded)
     training = training_record(config, corpus=corpus)

@@ -15,7 +15,7 @@ from sightline.models.release import LoadedModel, save_release
 from sightline.registry import ChannelState, Manifest, Registry
 from trainer.checkpoint import read_weights
 from trainer.composing.config import ComposeConfig, ComposeGate
-from trainer.composing.data import ComposedCorpus, load_composed_corpus
+from trainer.composing.data import ComposedCorpus, corpus_of
 from trainer.composing.loop import fresh_composers, load_towers, train_composer
 from trainer.composing.measure import BEST_SUM, COMPOSED, measure_composer
 from trainer.journal import COMPOSED_STAGES
@@ -45,8 +45,8 @@ def compose(config: ComposeConfig, *, console: Console) -> Composed:
     """
     registry = Registry(config.registry)
     config = settled(config, registry=registry)
-    corpus = load_composed_corpus(config.data)
-    console.print(f"run [bold]{config.run.name}[/bold] in {run_folder(config)}, seed {config.seed}")
+    corpus = corpus_of(config)
+    console.print(f"run {config.run.name} in {run_folder(config)}, seed {config.seed}")
     steps = dict(zip(COMPOSED_STAGES, (config.inversion.steps, config.alignment.steps), strict=True))
     with watching(run_folder(config), steps=steps, console=console):
         checkpoint = trained_checkpoint(config, loop=train_composer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 from sightline.data.edits import EditGenerator, EditRecord, write_edits
 from sightline.data.lines import write_lines
 from sightline.data.pools import PoolImage, write_pool
-from sightline.errors import CapabilityMissing, DataLineInvalid, SettingInvalid
+from sightline.errors import CapabilityMissing, DataLineInvalid, SettingInvalid, UsageError
 from sightline.models.composer import Composer
 from sightline.models.release import load_encoder, load_model
 from sightline.registry import Registry
@@ -37,7 +38,7 @@ from trainer.publish import GateRefused
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
 from trainer.stages.alignment import AlignmentObjective
-from trainer.step import build_optimizer
+from trainer.step import TrainingDiverged, build_optimizer
 
 QUIET = Console(quiet=True)
 
@@ -258,9 +259,44 @@ def test_an_edit_of_an_unknown_picture_is_named(config: ComposeConfig, squares: 
         compose(replace(config, data=foreign), console=QUIET)
 
 
+@pytest.mark.parametrize("name", ["edits_train", "edits_val"])
+def test_stage_two_without_edits_is_refused_before_stage_one_is_trained(
+    config: ComposeConfig, squares: Path, name: str
+) -> None:
+    write_edits(squares / "own" / "empty.jsonl", [])
+    for path in (None, Path("empty.jsonl")):
+        data = replace(config.data, **{name: path})
+        with pytest.raises(UsageError, match=f"data.{name}: {path} holds no edit"):
+            compose(replace(config, data=data), console=QUIET)
+    assert not (config.run.root / "run" / "metrics.jsonl").exists()
+    assert compose(replace(config, data=data, alignment=AlignmentSettings(steps=0)), console=QUIET)
+
+
+@pytest.mark.parametrize("stage", ["inversion", "alignment"])
+def test_a_run_that_diverges_says_so_and_publishes_nothing(config: ComposeConfig, stage: str) -> None:
+    registry = Registry(config.registry)
+    before, channel = registry.releases(), registry.channel("stable")
+    settings = replace(getattr(config, stage), learning_rate=1e20, warmup_share=0.0)
+    with pytest.raises(TrainingDiverged, match=f"{stage}: step .* try a lower|held-out loss: got nan"):
+        compose(replace(config, channel="stable", **{stage: settings}), console=QUIET)
+    assert (registry.releases(), registry.channel("stable")) == (before, channel)
+
+
+def test_a_held_out_loss_that_is_no_number_is_never_the_best(config: ComposeConfig) -> None:
+    with pytest.raises(TrainingDiverged, match="held-out loss: got nan"):
+        fresh_composers(config, loaded=load_towers(settled(config))).inversion.judge(lambda: math.nan)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: InversionSettings(steps=-1), "inversion.steps: got -1, must be at least 0"),
+        (lambda: InversionSettings(validate_every=0), "inversion.validate_every: got 0, must be at least 1"),
+        (lambda: InversionSettings(ema=1.0), "inversion.ema: got 1.0, must be at least 0 and below 1"),
+        (lambda: AlignmentSettings(temperature=0.0), "alignment.temperature: got 0.0, must be above 0"),
+        (lambda: AlignmentSettings(patience=-1), "alignment.patience: got -1"),
+        (lambda: AlignmentSettings(learning_rate=math.nan), "alignment.learning_rate: got nan"),
+        (lambda: AlignmentSettings(text_side="none", picture_side="none", phi_rate=0.0), "nothing is left to learn"),
         (lambda: InversionSettings(method="palavra"), "inversion.method: got 'palavra'"),
         (lambda: InversionSettings(masker="nltk"), "inversion.masker: got 'nltk'"),
         (lambda: AlignmentSettings(reference="sketch"), "alignment.reference: got 'sketch'"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from ray.train import WorkerGroupError
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -24,10 +25,12 @@ from trainer.config import FitConfig
 from trainer.data import load_corpus, unique_pictures
 from trainer.fit import fit
 from trainer.journal import STAGES, losses, read_journal
+from trainer.launch import own_errors
 from trainer.loop import train
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
 from trainer.stages.sources import StreamedPictures
+from trainer.step import TrainingDiverged
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 pytestmark = pytest.mark.slow
@@ -69,6 +72,24 @@ def test_a_resumed_run_ends_as_an_unbroken_one(tiny_fit: FitConfig, checkpoints:
     train(broken, reporter=LocalReporter(run_folder(broken), keep=2))
     assert losses(run_folder(broken)) == losses(run_folder(unbroken))
     assert _same(_weights(broken), _weights(unbroken))
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_run_that_diverges_says_so_and_keeps_no_weights_that_are_no_numbers(tiny_fit: FitConfig, stage: str) -> None:
+    settings = replace(getattr(tiny_fit, stage), learning_rate=1e30, warmup_share=0.0)
+    diverging = replace(tiny_fit, run=replace(tiny_fit.run, name="diverged"), **{stage: settings})
+    with pytest.raises(TrainingDiverged, match=r"step \d+ has loss .*; try a lower learning rate"):
+        train(diverging, reporter=LocalReporter(run_folder(diverging), keep=2))
+    if LocalReporter(run_folder(diverging), keep=2).restore() is not None:
+        assert all(value.isfinite().all() for value in _weights(diverging).values())
+
+
+def test_what_a_ray_worker_raised_in_the_end_is_raised_if_it_is_ours() -> None:
+    ours, other = TrainingDiverged("stage1: step 3 has loss nan"), RuntimeError("no memory")
+    with pytest.raises(TrainingDiverged, match="step 3"), own_errors():
+        raise WorkerGroupError("two failed", {0: other, 1: ours})
+    with pytest.raises(WorkerGroupError, match="one failed"), own_errors():
+        raise WorkerGroupError("one failed", {0: other})
 
 
 def test_a_finished_run_is_left_as_it_is(tiny_fit: FitConfig) -> None:
