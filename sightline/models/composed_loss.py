@@ -39,8 +39,8 @@ def composed_infonce(
 ) -> ComposedLoss:
     """Mean of query-to-target and target-to-query cross-entropy of unit vectors, each pair weighted.
 
-    Where is_same_MG is True, the two targets say the same: neither is the
-    other's negative. Weights of about one make a pair count more or less. Under
+    Where is_same_MG is True, the two targets say the same, or are asked for by the
+    same query: neither is the other's negative. Weights of about one make a pair count more or less. Under
     torch.distributed the negatives of all workers count, with gradient, and every
     worker must bring the same M; the mean of the workers' losses and gradients
     are those of one worker with all pairs.
@@ -72,19 +72,28 @@ def entropy_weights(
 
 
 def same_targets(
-    text_M: Tensor, target_MD: Tensor, *, picture_M: Tensor | None = None, limit: float = SAME_TARGET_COSINE
+    text_M: Tensor,
+    target_MD: Tensor,
+    *,
+    picture_M: Tensor | None = None,
+    query_M: Tensor | None = None,
+    limit: float = SAME_TARGET_COSINE,
 ) -> Tensor:
     """[M, G] True where another pair's caption is the same, or its frozen unit vector closer than `limit`.
 
     Captions are given as numbers that are equal where the texts are, whichever
     worker has them, and so are the reference pictures: what is asked of one
     picture, and that picture's own caption, are told apart by their words alone,
-    as an edit that moves a vector little is the one to learn.
+    as an edit that moves a vector little is the one to learn. Queries likewise:
+    what one and the same query finds, as "a photo of $" finds every caption of its
+    picture, is no negative, since no query could tell it apart.
     """
     is_same_MG = target_MD @ gather(target_MD).T > limit
     if picture_M is not None:
         is_same_MG &= picture_M.unsqueeze(1) != gather(picture_M)
     is_same_MG |= text_M.unsqueeze(1) == gather(text_M)
+    if query_M is not None:
+        is_same_MG |= query_M.unsqueeze(1) == gather(query_M)
     return is_same_MG.scatter_(1, own_rows(text_M).unsqueeze(1), False)
 
 

@@ -3,7 +3,8 @@
 # Axes: N records, L tokens, D embedding width.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from sightline.data.captions import CaptionRecord
 from sightline.data.edits import EditRecord
 from sightline.data.keywords import KeywordMasker
 from sightline.data.pools import PoolImage
-from sightline.errors import DataLineInvalid
 from sightline.models.composer import Composer
 from sightline.models.placeholder import PlaceholderTokenizer, composed_ids, masked_ids, placeholder_tokenizer
 from sightline.models.release import LoadedModel
@@ -63,17 +63,19 @@ def encoded_edits(
     settings: AlignmentSettings,
     cache: Path,
 ) -> EncodedEdits:
-    """The edits over the pictures of `captions`, which they name by id, with all that stage 2 reads of them.
-
-    Raises DataLineInvalid for an edit of a picture that no caption names.
-    """
+    """The edits over the pictures of `captions`, which they name by id, with all that stage 2 reads of them."""
     config, tokenizer = composer.config, _reader(loaded)
     sources, targets = ([getattr(edit, name) for edit in edits] for name in ("reference_caption", "target_caption"))
     ids = composed_ids([edit.modification for edit in edits], tokenizer=tokenizer, template=config.template).ids
-    number_of = {text: number for number, text in enumerate(dict.fromkeys([*targets, *sources]))}
+    target_text_N, source_text_N = _numbered(targets, sources)
     images, row_N = _references(edits, captions=captions)
     source_ND = text_vectors(loaded, sources)
     is_told = settings.reference == "caption"
+    asked_with = source_text_N.tolist() if is_told else row_N.tolist()
+    target_query_N, source_query_N = _numbered(
+        [(with_what, edit.modification) for with_what, edit in zip(asked_with, edits, strict=True)],
+        [(with_what, "") for with_what in asked_with],
+    )
     needs_pixels = composer.needs_pixels and not is_told
     return EncodedEdits(
         reference_ND=source_ND if is_told else picture_vectors(loaded, images, cache=cache)[row_N],
@@ -82,12 +84,20 @@ def encoded_edits(
         target_ND=text_vectors(loaded, targets),
         source_ND=source_ND,
         picture_N=torch.from_numpy(row_N),
-        target_text_N=torch.tensor([number_of[text] for text in targets]),
-        source_text_N=torch.tensor([number_of[text] for text in sources]),
+        target_text_N=target_text_N,
+        source_text_N=source_text_N,
+        target_query_N=target_query_N,
+        source_query_N=source_query_N,
         target_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(targets).ids),
         source_ids_NL=None if settings.is_anchored else torch.from_numpy(tokenizer.tokenize(sources).ids),
         pixels=load_pictures(images, preprocess=loaded.model.tower.preprocess, cache=cache) if needs_pixels else None,
     )
+
+
+def _numbered(*groups: Sequence[Hashable]) -> list[Tensor]:
+    """A number for each item of each group, equal where the items are, whichever group they are of."""
+    number_of = {item: number for number, item in enumerate(dict.fromkeys(chain(*groups)))}
+    return [torch.tensor([number_of[item] for item in group]) for group in groups]
 
 
 def _references(
@@ -95,9 +105,6 @@ def _references(
 ) -> tuple[list[PoolImage], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """(the pictures that edits name, each once; the row of each edit's)."""
     known = {image.image_id: image for image in unique_pictures(captions)}
-    for edit in edits:
-        if edit.image_id not in known:
-            raise DataLineInvalid(f"edit {edit.id}: image {edit.image_id!r} is none of the captioned pictures")
     row_of = {image_id: row for row, image_id in enumerate(dict.fromkeys(edit.image_id for edit in edits))}
     rows = np.array([row_of[edit.image_id] for edit in edits], dtype=np.int64)
     return [known[image_id] for image_id in row_of], rows

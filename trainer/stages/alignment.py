@@ -37,6 +37,10 @@ class EncodedEdits:
     """A number for each target caption, equal where the text is."""
     source_text_N: Tensor
     """The same of the references' captions, counted together with the targets'."""
+    target_query_N: Tensor
+    """A number for each query of a picture and an edit, equal where both are."""
+    source_query_N: Tensor
+    """The same of the pictures without an edit, counted together with them."""
     target_ids_NL: Tensor | None = None
     """Ids of the target captions, where the branch that learns reads them too."""
     source_ids_NL: Tensor | None = None
@@ -77,6 +81,8 @@ def edit_batch(edits: EncodedEdits, row_B: Tensor) -> Batch:
         "source_BD": edits.source_ND[row_B],
         "target_text_B": edits.target_text_N[row_B],
         "source_text_B": edits.source_text_N[row_B],
+        "target_query_B": edits.target_query_N[row_B],
+        "source_query_B": edits.source_query_N[row_B],
         "picture_B": edits.picture_N[row_B],
         **{name: ids_NL[row_B] for name, ids_NL in captions.items() if ids_NL is not None},
     }
@@ -110,6 +116,7 @@ class AlignmentObjective(RowObjective):
                 self._of_captions(batch, "{}_text_B"),
                 self._of_captions(batch, "{}_BD"),
                 picture_M=self._of_captions(batch, "picture_B"),
+                query_M=self._of_captions(batch, "{}_query_B"),
             ),
             caption_ids_ML=self._of_captions(batch, "{}_ids_BL") if "target_ids_BL" in batch else None,
         )

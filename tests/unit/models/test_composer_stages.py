@@ -130,6 +130,21 @@ def test_what_is_asked_of_one_picture_is_told_apart_however_near_the_captions_li
     assert equal.nonzero().tolist() == [[0, 2], [2, 0]]
 
 
+def test_what_one_query_finds_is_no_negative_of_it_however_different_the_captions() -> None:
+    query = torch.tensor([0, 1, 2, 2])
+    same = same_targets(torch.arange(4), torch.eye(4), picture_M=torch.zeros(4, dtype=torch.long), query_M=query)
+    assert same.nonzero().tolist() == [[2, 3], [3, 2]]
+
+
+def test_two_captions_of_one_picture_cost_a_perfect_composer_nothing() -> None:
+    target = F.normalize(torch.tensor([[1.0, 0.008, 0.0], [1.0, -0.008, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
+    query = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
+    same = same_targets(torch.arange(3), target, picture_M=torch.tensor([0, 0, 1]), query_M=torch.tensor([0, 0, 1]))
+    assert composed_infonce(query, target, temperature=0.05, is_same_MG=same).total < 1e-4
+    blind = same_targets(torch.arange(3), target, picture_M=torch.tensor([0, 0, 1]))
+    assert composed_infonce(query, target, temperature=0.05, is_same_MG=blind).total > 0.4
+
+
 def test_entropy_weights_stay_within_their_limits_and_favour_the_undecided() -> None:
     target = torch.eye(4)
     query = F.normalize(torch.stack([target[0], target.sum(dim=0), target[2], target[3]]), dim=-1)

@@ -61,7 +61,7 @@ CASES: dict[str, Callable[[Room], tuple[RowObjective, StepSettings]]] = {
 
 
 def batch_of(name: str, room: Room) -> Batch:
-    """Eight items; the first and the sixth, which different workers have, want the same caption."""
+    """Eight items; of different workers, the first and the sixth want the same caption, and two pairs ask the same."""
     torch.manual_seed(5)
     vectors = {part: F.normalize(torch.randn(ITEMS, room.tower.dimension), dim=-1) for part in "abc"}
     if name in ("pic2word", "searle"):
@@ -80,6 +80,8 @@ def batch_of(name: str, room: Room) -> Batch:
         "target_text_B": torch.tensor([0, 1, 2, 3, 4, 0, 6, 7]),
         "source_text_B": torch.tensor([8, 9, 10, 2, 12, 13, 14, 15]),
         "picture_B": torch.tensor([0, 1, 1, 2, 0, 3, 2, 0]),
+        "target_query_B": torch.tensor([0, 1, 2, 3, 4, 5, 3, 0]),
+        "source_query_B": torch.tensor([6, 7, 7, 8, 6, 9, 8, 6]),
         **(captions if "no anchor" in name else {}),
     }
 
