@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 def losses(folder: Path) -> list[tuple[str, int, float]]:
     """(stage, step, loss) of every logged step, in order."""
     return [(row["stage"], row["step"], row["loss"]) for row in read_journal(folder) if row["event"] == "step"]
+
+
+def worked_s(folder: Path) -> float:
+    """Wall seconds that a run was at work: from every start to the last event before the next one."""
+    total, rows = 0.0, read_journal(folder)
+    for before, after in pairwise(rows):
+        total += 0.0 if after["event"] == "start" else after["time"] - before["time"]
+    return total
 
 
 def skipped_pictures(folder: Path) -> tuple[int, int]:

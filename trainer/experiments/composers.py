@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import sightline
-from sightline.data.lines import read_lines
 from sightline.models.composer import Composer
 from sightline.models.release import CONFIG_FILE, LoadedModel, load_model, save_release
 from trainer.checkpoint import read_weights
@@ -19,7 +18,7 @@ from trainer.composing.loop import fresh_composers, train_composer
 from trainer.config import to_json
 from trainer.experiments.plan import Model, digest_of, unusual_speed
 from trainer.experiments.training import is_trained, keep_run, trained, weights_folder
-from trainer.journal import JOURNAL
+from trainer.journal import worked_s
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
 
@@ -93,7 +92,7 @@ def cost_of(model: ComposerModel, out: Path) -> dict[str, float]:
     composer = trained_composer(model, out)[1]
     cost = {COSTS[0]: float(sum(parameter.numel() for parameter in composer.parameters()))}
     if isinstance(model.parent, ComposerModel):
-        first, second = (_training_s(one, out) for one in (model.parent, model))
+        first, second = (worked_s(weights_folder(one, out)) for one in (model.parent, model))
         cost[COSTS[1]] = (first + second) / first
     return cost
 
@@ -119,12 +118,6 @@ def _save(model: Model | ComposerModel, *, out: Path, folder: Path) -> None:
     else:
         built = trained(model, out)
         save_release(folder, model=built.model.retrieval_part(), tower_tokenizer=built.tower_tokenizer)
-
-
-def _training_s(model: ComposerModel, out: Path) -> float:
-    """From the start to the last event; of a run that was interrupted, with the time that it stood still."""
-    events = read_lines(weights_folder(model, out) / JOURNAL, parse=lambda row: row)
-    return float(events[-1]["time"] - events[0]["time"])
 
 
 def _running(model: ComposerModel, out: Path) -> ComposeConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from trainer.experiments.run import Order, base_config
 from trainer.experiments.schedule import LocalExecutor, Task, run_tasks
 from trainer.experiments.significance import MAX_EXACT, holm, sign_flip_p
 from trainer.experiments.zrigf import ABLATIONS, PRESERVATION, ZRIGF, zrigf_notes
+from trainer.journal import JOURNAL, worked_s
 from trainer.recipes import recipe
 
 QUICK = recipe("toytown-quick")
@@ -292,6 +294,14 @@ def test_each_distinct_model_is_planned_once() -> None:
     assert by_name["ablation", "no-tamim"] == by_name["losses", "tamim 0"] == by_name["harder", "noise: no-tamim"]
     stages = {cell.model.parent.digest for cell in cells if cell.model.parent and cell.experiment == "ablation"}
     assert len(stages) == 3  # full, no-tim and no-tamim; the rest share that of full or have none
+
+
+def test_the_time_that_an_interrupted_run_stood_still_is_not_counted(tmp_path: Path) -> None:
+    times = [("start", 10.0), ("step", 13.0), ("start", 1000.0), ("step", 1002.0), ("validation", 1002.5)]
+    rows = [{"event": event, "time": time} for event, time in times]
+    (tmp_path / JOURNAL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert worked_s(tmp_path) == 5.5
+    assert worked_s(tmp_path / "none") == 0.0
 
 
 def test_a_page_embeds_a_picture_of_a_tar_and_not_the_tar(tmp_path: Path) -> None:
