@@ -29,7 +29,7 @@ TOYTOWN_COMPOSED = ComposeConfig(
 )
 """Both stages on the towers of the channel's release, `toytown-fine`'s, with edits that Toytown writes about itself.
 
-Which parts learn is what did best for one seed of two worlds (docs/experiments.md).
+Which parts learn is decided by a table of three seeds (docs/composed-retrieval.md).
 """
 
 FOLDER_COMPOSED = ComposeConfig(
