@@ -135,7 +135,8 @@ class FieldsFormatter(logging.Formatter):
 
 
 def _given_fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _PLAIN}
+    # Ray stamps every record of its process with a field of its own, which begins with "_".
+    return {key: value for key, value in vars(record).items() if key not in _PLAIN and not key.startswith("_")}
 
 
 def serve_metrics(port: int, *, host: str) -> tuple[WSGIServer, threading.Thread]:

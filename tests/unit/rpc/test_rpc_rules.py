@@ -195,7 +195,7 @@ def record(**fields: object) -> logging.LogRecord:
 
 
 def test_a_json_line_holds_the_fields() -> None:
-    line = json.loads(JsonFormatter().format(record(request_id="r-1", ms=1.5)))
+    line = json.loads(JsonFormatter().format(record(request_id="r-1", ms=1.5, _ray_timestamp_ns=1)))
     assert line | {"time": ""} == {
         "time": "",
         "level": "INFO",
@@ -207,7 +207,7 @@ def test_a_json_line_holds_the_fields() -> None:
 
 
 def test_a_line_for_people_holds_the_fields() -> None:
-    assert FieldsFormatter().format(record(code="OK")) == "call code=OK"
+    assert FieldsFormatter().format(record(code="OK", _ray_timestamp_ns=1)) == "call code=OK"
 
 
 @pytest.mark.parametrize("settings", [LogSettings(format="xml"), LogSettings(level="LOUD")])

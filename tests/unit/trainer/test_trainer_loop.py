@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from ray.train import WorkerGroupError
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -25,7 +24,6 @@ from trainer.config import FitConfig
 from trainer.data import load_corpus, unique_pictures
 from trainer.fit import fit
 from trainer.journal import STAGES, losses, read_journal
-from trainer.launch import own_errors
 from trainer.loop import train
 from trainer.reporting import LocalReporter
 from trainer.runs import run_folder
@@ -85,6 +83,11 @@ def test_a_run_that_diverges_says_so_and_keeps_no_weights_that_are_no_numbers(ti
 
 
 def test_what_a_ray_worker_raised_in_the_end_is_raised_if_it_is_ours() -> None:
+    # Imported here: Ray marks the records of every logger, and this module is imported by the fast tests too.
+    from ray.train import WorkerGroupError
+
+    from trainer.launch import own_errors
+
     ours, other = TrainingDiverged("stage1: step 3 has loss nan"), RuntimeError("no memory")
     with pytest.raises(TrainingDiverged, match="step 3"), own_errors():
         raise WorkerGroupError("two failed", {0: other, 1: ours})
