@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -371,8 +372,8 @@ def training_digest(config: FitConfig) -> str:
 
 
 def check_least(name: str, value: float, *, least: float = 1) -> None:
-    """Raise SettingInvalid for a value below the least, or one that is no number."""
-    if not value >= least:
+    """Raise SettingInvalid for a value below the least, or one that is no finite number."""
+    if not least <= value < math.inf:
         raise SettingInvalid(f"{name}: got {value}, must be at least {least}")
 
 

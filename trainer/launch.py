@@ -20,6 +20,7 @@ from sightline.errors import SightlineError
 from sightline.settings import environment, set_environment
 from trainer.config import from_json, to_json
 from trainer.runs import AnyConfig, ConfigT
+from trainer.step import TrainingDiverged
 
 
 def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
@@ -27,7 +28,8 @@ def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
 
     Starts a private Ray in this process's machine unless RAY_ADDRESS names a
     cluster, as it does inside a Ray job. A run of the same name is resumed.
-    Raises what a worker raised in the end, if that is one of our errors.
+    Raises what a worker raised in the end, if that is one of our errors; a training
+    that diverged would do so again, and is not tried again.
     """
     with _ray_session(num_cpus=config.run.num_workers), own_errors():
         result = TorchTrainer(
@@ -37,6 +39,8 @@ def train_on_ray(config: ConfigT, *, loop: Callable[..., None]) -> Path:
             run_config=_run_config(config),
             torch_config=TorchConfig(backend="nccl" if config.run.device == "cuda" else "gloo"),
         ).fit()
+    if isinstance(result.return_value, TrainingDiverged):
+        raise result.return_value
     assert result.checkpoint is not None, "a finished run has a checkpoint"
     return Path(result.checkpoint.path)
 
@@ -103,8 +107,15 @@ def ray_executor() -> Iterator[RayExecutor]:
         yield RayExecutor()
 
 
-def _train_worker(values: dict[str, Any], *, kind: type[AnyConfig], loop: Callable[..., None]) -> None:
-    loop(from_json(kind, values), reporter=RayReporter())
+def _train_worker(
+    values: dict[str, Any], *, kind: type[AnyConfig], loop: Callable[..., None]
+) -> TrainingDiverged | None:
+    """Train; a divergence, which every worker meets at the same step, is handed back: Ray retries what is raised."""
+    try:
+        loop(from_json(kind, values), reporter=RayReporter())
+    except TrainingDiverged as error:
+        return error
+    return None
 
 
 def _scaling(config: AnyConfig) -> ScalingConfig:

@@ -63,6 +63,15 @@ def _has_checkpoint(journal: Path) -> bool:
     return len(losses(journal)) >= 7 and bool(found)
 
 
+def test_a_run_that_diverges_ends_at_once_with_the_step_and_publishes_nothing(tmp_path: Path) -> None:
+    process = _fit(tmp_path, "wild", "--stage1.learning_rate", "1e30", "--stage1.warmup_share", "0")
+    assert process.wait(timeout=ENDED_WITHIN_S) == 2
+    assert "error: contrastive: step 2 has loss nan" in (tmp_path / "wild.log").read_text()
+    events = [row["event"] for row in read_journal(tmp_path / "runs" / "wild")]
+    assert events.count("start") == 1, "what diverged would do so again"
+    assert Registry(str(tmp_path / "registry")).releases() == []
+
+
 def test_a_run_whose_worker_is_killed_resumes_and_publishes(tmp_path: Path) -> None:
     process = _fit(tmp_path, "killed", "--run.num_workers", "2")
     journal = tmp_path / "runs" / "killed"

@@ -21,7 +21,9 @@ REFERENCES = ("picture", "caption")
 def _check_stage(name: str, settings: Any) -> None:
     for field_name, least in (("steps", 0), ("batch_size", 1), ("validate_every", 1), ("patience", 0)):
         check_least(f"{name}.{field_name}", getattr(settings, field_name), least=least)
-    check_least(f"{name}.learning_rate", settings.learning_rate, least=0)
+    for field_name in ("learning_rate", "weight_decay", "warmup_share"):
+        check_least(f"{name}.{field_name}", getattr(settings, field_name), least=0)
+    _check_above_zero(f"{name}.clip_norm", settings.clip_norm)
     if not 0.0 <= settings.ema < 1.0:
         raise SettingInvalid(f"{name}.ema: got {settings.ema}, must be at least 0 and below 1")
 
@@ -192,7 +194,7 @@ class AlignmentSettings:
         check_one_of("alignment.reference", self.reference, REFERENCES)
         if self.text_side == "tower":
             _check_above_zero("alignment.text_tower_rate", self.text_tower_rate)
-        if self.text_side == self.picture_side == "none" and not self.phi_rate:
+        if self.steps and self.text_side == self.picture_side == "none" and not self.phi_rate:
             raise SettingInvalid("alignment.phi_rate: got 0 with both sides 'none': nothing is left to learn")
         if self.text_side == "none" and not self.is_anchored:
             raise SettingInvalid("alignment.is_anchored: false needs a text side that learns, text_side is 'none'")

@@ -99,9 +99,8 @@ def _check_edits(
     name: str, path: Path | None, edits: Sequence[EditRecord], *, captions: Sequence[CaptionRecord]
 ) -> None:
     if not edits:
-        raise UsageError(
-            f"data.{name}: {path} holds no edit; stage 2 learns from edits, alignment.steps 0 goes without"
-        )
+        told = "names no file" if path is None else f"{path} holds no edit"
+        raise UsageError(f"data.{name}: {told}, which stage 2 needs; alignment.steps 0 leaves it out")
     known = {record.image_id for record in captions}
     for edit in edits:
         if edit.image_id not in known:

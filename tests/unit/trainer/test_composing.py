@@ -266,7 +266,8 @@ def test_stage_two_without_edits_is_refused_before_stage_one_is_trained(
     write_edits(squares / "own" / "empty.jsonl", [])
     for path in (None, Path("empty.jsonl")):
         data = replace(config.data, **{name: path})
-        with pytest.raises(UsageError, match=f"data.{name}: {path} holds no edit"):
+        told = "names no file" if path is None else "empty.jsonl holds no edit"
+        with pytest.raises(UsageError, match=f"data.{name}: {told}, which stage 2 needs"):
             compose(replace(config, data=data), console=QUIET)
     assert not (config.run.root / "run" / "metrics.jsonl").exists()
     assert compose(replace(config, data=data, alignment=AlignmentSettings(steps=0)), console=QUIET)
@@ -295,6 +296,8 @@ def test_a_held_out_loss_that_is_no_number_is_never_the_best(config: ComposeConf
         (lambda: InversionSettings(ema=1.0), "inversion.ema: got 1.0, must be at least 0 and below 1"),
         (lambda: AlignmentSettings(temperature=0.0), "alignment.temperature: got 0.0, must be above 0"),
         (lambda: AlignmentSettings(patience=-1), "alignment.patience: got -1"),
+        (lambda: AlignmentSettings(clip_norm=-1.0), "alignment.clip_norm: got -1.0, must be above 0"),
+        (lambda: AlignmentSettings(phi_rate=math.inf), "alignment.phi_rate: got inf"),
         (lambda: AlignmentSettings(learning_rate=math.nan), "alignment.learning_rate: got nan"),
         (lambda: AlignmentSettings(text_side="none", picture_side="none", phi_rate=0.0), "nothing is left to learn"),
         (lambda: InversionSettings(method="palavra"), "inversion.method: got 'palavra'"),
