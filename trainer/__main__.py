@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code of one command: 0, 2 for an error, 3 if the gate refused."""
     parser = _parser()
     known, settings = parser.parse_known_args(arguments)
-    # What files and servers say is shown as it is, never read as markup.
-    console = Console(markup=False)
+    # What files and servers say is shown as it is, never read as markup, nor ":100:" as an emoji.
+    console = Console(markup=False, emoji=False)
     try:
         known.run(known, settings, console)
     except GateRefused as error:

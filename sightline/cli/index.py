@@ -223,7 +223,7 @@ def _has_captions(path: Path) -> bool:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             return isinstance(row, dict) and "caption" in row
     return False

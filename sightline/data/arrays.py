@@ -98,6 +98,8 @@ class _Scanner:
                 if not self._may_be_cut(error) or not self._read_on():
                     raise self._broken(error.msg, at=self._at + behind) from error
                 continue
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+                raise self._broken(str(error)) from error
             # A bare number that ends where the text ends may go on.
             if end < len(self._text) or not self._read_on():
                 self._at = end

@@ -124,7 +124,7 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name}: got {_shown(value)}, expected a text that is not blank")
-    return value
+    return _encodable(value, name=name)
 
 
 def texts_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def texts_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     is_texts = isinstance(value, list) and value and all(isinstance(item, str) and item.strip() for item in value)
     if not is_texts:
         raise ValueError(f"{name}: got {_shown(value)}, expected a list of texts that are not blank")
-    return tuple(value or ())
+    return tuple(_encodable(text, name=name) for text in value or ())
 
 
 def turns_field(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -198,6 +198,15 @@ def _whole(value: Any, *, source: bytes) -> Any:
         near = error.object[max(0, error.start - _NEAR) : error.end + _NEAR]
         raise _Refused(f"holds half a letter, {error.object[error.start]!r}, in {near!r}") from error
     return value
+
+
+def _encodable(text: str, *, name: str) -> str:
+    """`text`, whose reader may not have come by `_whole`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: got {_shown(text)}, which holds half a letter") from error
+    return text
 
 
 def _shown(value: Any) -> str:

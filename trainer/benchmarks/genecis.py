@@ -165,10 +165,14 @@ def _picture(row: Any, *, key: str, picture_of: PictureOf) -> Picture:
         raise ValueError(f"{key}: {error}") from error
 
 
+_LARGEST_SIDE = 10**6
+
+
 def _box(row: Mapping[str, Any]) -> Box:
     sides = value_of(row, "instance_bbox")
     is_box = isinstance(sides, list) and len(sides) == 4 and all(isinstance(side, int | float) for side in sides)
-    if not is_box or min(sides[2:]) <= 0:
+    # Compared, not converted: JSON's NaN is in no range, and a number of 400 digits is no float.
+    if not is_box or not all(abs(side) < _LARGEST_SIDE for side in sides) or min(sides[2:]) <= 0:
         raise ValueError(f"instance_bbox: got {sides!r:.60}, expected left, top, width and height")
     return Box(*map(float, sides))
 

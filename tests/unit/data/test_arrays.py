@@ -47,6 +47,8 @@ def test_an_empty_array_has_no_items(tmp_path: Path, text: str) -> None:
         ('[{"a": 1}', r"a\.json:1: not JSON"),
         ('[\n{"a": "never closed\n', r"a\.json:2: not JSON"),
         ("[1]\n\n[2]", r"a\.json:3: not JSON: text after the end"),
+        (f"[1,\n{'[' * 2000}", r"a\.json:2: not JSON: maximum recursion"),
+        (f"[1,\n{'1' * 5000}]", r"a\.json:2: not JSON: .*digits"),
     ],
 )
 def test_what_is_no_array_is_named_by_line(tmp_path: Path, text: str, why: str, chunk: int) -> None:

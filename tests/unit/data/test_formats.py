@@ -172,7 +172,11 @@ def test_question_whose_answer_is_no_choice_is_refused(tmp_path: Path) -> None:
 def test_reddit_array_is_read_and_a_bad_item_named(tmp_path: Path) -> None:
     good = {"context": ["a", "b"], "response": "c"}
     path = tmp_path / "reddit.json"
-    path.write_text(json.dumps([good, {"context": ["a"]}, good]))
+    halved = {"context": ["a \ud83d"], "response": "c"}
+    path.write_text(json.dumps([good, halved]))
+    with pytest.raises(DataLineInvalid, match=r"reddit\.json: item 2: context: got .*, which holds half a letter"):
+        read_reddit(path)
+    path.write_text(json.dumps([good, {"context": ["a"]}, halved, good]))
     with pytest.raises(DataLineInvalid, match=r"reddit\.json: item 2: response"):
         read_reddit(path)
     records = read_reddit(path, skip_bad=True, report=SkipReport())

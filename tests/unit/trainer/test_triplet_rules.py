@@ -244,9 +244,9 @@ def test_what_looks_like_markup_in_a_name_or_a_line_is_shown_as_it_is(
     assert main(["triplets", str(tmp_path / "no[/x].jsonl"), *out]) == 2
     assert "no[/x].jsonl: cannot be read" in capsys.readouterr().err.replace("\n", "")
     captions = written(tmp_path, PHOTOS)
-    captions.write_text(captions.read_text() + '{"image_id": "a", "path": "x.png", "caption": ["[/b]"]}\n')
+    captions.write_text(captions.read_text() + '{"image_id": "a", "path": "x.png", "caption": [":100: [/b]"]}\n')
     assert main(["triplets", str(captions), *out, "--skip-bad"]) == 0
-    assert "got ['[/b]'], expected a text" in capsys.readouterr().out
+    assert "got [':100: [/b]'], expected a text" in capsys.readouterr().out
 
 
 def test_a_run_of_refused_answers_fails_and_says_why(tmp_path: Path) -> None:

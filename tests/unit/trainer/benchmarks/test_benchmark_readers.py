@@ -102,6 +102,16 @@ BREACHES: list[tuple[str, Callable[[Any], object], str]] = [
         lambda rows: rows[5]["target"].update(instance_bbox=[0, 0, 0, 5]),
         "record 5: target: instance_bbox: got",
     ),
+    (
+        "genecis",
+        lambda rows: rows[5]["target"].update(instance_bbox=[float("inf"), 0, 1, 1]),
+        "record 5: target: instance_bbox: got [inf",
+    ),
+    (
+        "genecis",
+        lambda rows: rows[5]["target"].update(instance_bbox=[0, 0, float("nan"), 10**400]),
+        "record 5: target: instance_bbox: got [0, 0, nan",
+    ),
 ]
 
 
