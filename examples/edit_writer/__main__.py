@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +11,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from examples.command import run
 from examples.edit_writer.teaching import Lesson, teach
 from sightline.data.captions import CaptionRecord, read_captions, write_captions
 from sightline.data.edits import EditRecord, read_edits
 from sightline.data.triplets import COMPOSED_FOLDER
-from sightline.errors import SightlineError, UsageError
+from sightline.errors import UsageError
 
 MODEL = "writer"
 """Folder of the model, below `--out`: its name is part of every edit's id."""
@@ -63,8 +63,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SightlineError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        sys.exit(2)
+    run(main)

@@ -139,8 +139,8 @@ def _config(lesson: Lesson, *, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
         num_attention_heads=lesson.heads,
         max_position_embeddings=lesson.context,
         tie_word_embeddings=True,
-        initializer_range=lesson.width
-        ** -0.5,  # The default of 0.02 is for wide models: this small, none learns to copy.
+        # The default of 0.02 is for wide models: this small, none learns to copy.
+        initializer_range=lesson.width**-0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

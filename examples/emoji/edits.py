@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from examples.command import run
 from examples.emoji.pictures import ComposedRow, Emoji, read_composed_rows, read_emoji
 from examples.emoji.prepare import copied, pool_image
 from sightline.data.captions import CaptionRecord, write_captions
 from sightline.data.lines import SkipReport, write_lines
 from sightline.data.pools import write_pool
 from sightline.data.triplets import COMPOSED_FOLDER
-from sightline.errors import SightlineError
 
 HELD_OUT = ("val", "test")
 _WORDINGS = {
@@ -121,8 +120,4 @@ def _in_style(rows: Sequence[ComposedRow], *, others: Sequence[Emoji]) -> Iterat
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SightlineError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        sys.exit(2)
+    run(main)

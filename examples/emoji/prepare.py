@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from examples.command import run
 from examples.emoji.chats import read_chats
 from examples.emoji.pictures import SPLITS, Emoji, captions_for, read_composed, read_emoji
 from sightline.data.captions import CaptionRecord, write_captions
@@ -19,7 +19,6 @@ from sightline.data.dialogues import write_dialogues
 from sightline.data.lines import SkipReport
 from sightline.data.pools import PoolImage, write_pool
 from sightline.data.triplets import write_triplets
-from sightline.errors import SightlineError
 
 CAPTIONS_EACH = {"train": 4, "val": 1, "test": 1}
 """Captions of a picture. Pictures that are searched for have their name alone, which no other has."""
@@ -90,8 +89,4 @@ def pool_image(emoji: Emoji) -> PoolImage:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SightlineError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        sys.exit(2)
+    run(main)

@@ -7,7 +7,6 @@ factorised by its largest eigenvalues.
 # Axes: V words, D width of a vector.
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from examples.command import run
 from sightline.data.dialogues import read_dialogues
-from sightline.errors import SightlineError, UsageError
+from sightline.errors import UsageError
 from sightline.metrics import words
 
 NEIGHBOURS = 5
@@ -68,8 +68,4 @@ def _nearness(cut: Sequence[Sequence[str]], *, known: Sequence[str]) -> FloatArr
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SightlineError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        sys.exit(2)
+    run(main)
